@@ -1,0 +1,2 @@
+//! The `zmesh` binary.
+fn main() {}

@@ -1,0 +1,181 @@
+//! Addresses: `tcp://host:port`, `ipc://path`, `inproc://name`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// The longest name of an `ipc` path or an `inproc` name; a Unix socket path holds 107 bytes.
+const NAME_BYTES_MAX: usize = 107;
+
+/// Where a node listens or can be dialed.
+///
+/// A port of 0 or `*` asks for any free port, a host of `*` for every interface; both make sense
+/// for binding only. IPv6 addresses stand in brackets.
+///
+/// # Examples
+///
+/// ```
+/// use zmesh::Address;
+/// let address: Address = "tcp://[::1]:7001".parse()?;
+/// assert_eq!(address.to_string(), "tcp://[::1]:7001");
+/// assert!("tcp://::1:7001".parse::<Address>().is_err());
+/// # Ok::<(), zmesh::InvalidAddress>(())
+/// ```
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Address {
+    /// Within one process (and one transport).
+    Inproc {
+        /// Any text.
+        name: String,
+    },
+    /// A Unix socket.
+    Ipc {
+        /// Where the socket is in the file system.
+        path: String,
+    },
+    /// TCP.
+    Tcp {
+        /// A host name, an IPv4 or IPv6 address without brackets, or `*`.
+        host: String,
+        /// The port; 0 stands for any free one.
+        port: u16,
+    },
+}
+
+impl Address {
+    /// Whether peers can dial this address: it names a host and a port.
+    pub fn is_dialable(&self) -> bool {
+        match self {
+            Self::Tcp { host, port } => {
+                *port != 0
+                    && host != "*"
+                    && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+            }
+            Self::Inproc { .. } | Self::Ipc { .. } => true,
+        }
+    }
+
+    /// Whether only this machine can reach the address.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            Self::Inproc { .. } | Self::Ipc { .. } => true,
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let error = |reason| InvalidAddress { address: text.into(), reason };
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| error("no scheme such as tcp://"))?;
+        let name = || match rest.len() {
+            0 => Err(error("the name is empty")),
+            n if n > NAME_BYTES_MAX => Err(error("the name is longer than 107 bytes")),
+            _ if rest.contains('\0') => Err(error("the name has a NUL byte")),
+            _ => Ok(rest.to_owned()),
+        };
+        match scheme {
+            "inproc" => Ok(Self::Inproc { name: name()? }),
+            "ipc" => Ok(Self::Ipc { path: name()? }),
+            "tcp" => parse_tcp(rest).map_err(error),
+            _ => Err(error("the scheme must be tcp, ipc or inproc")),
+        }
+    }
+}
+
+fn parse_tcp(rest: &str) -> Result<Address, &'static str> {
+    let (host, port) = rest.rsplit_once(':').ok_or("no port")?;
+    let port = match port {
+        "*" => 0,
+        number => number.parse().map_err(|_| "the port must be 0 to 65535 or *")?,
+    };
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
+        Some(_) => return Err("what stands in brackets is no IPv6 address"),
+        None if host.contains(':') => return Err("an IPv6 address must stand in brackets"),
+        None => host,
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '*');
+    match host.is_empty() || host.len() > 253 || !host.chars().all(allowed) {
+        true => Err("the host is empty, too long or has characters that no host name has"),
+        false => Ok(Address::Tcp { host: host.to_owned(), port }),
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inproc { name } => write!(f, "inproc://{name}"),
+            Self::Ipc { path } => write!(f, "ipc://{path}"),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}
+
+impl serde::Serialize for Address {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Address {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why a text is no address.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("invalid address {address:?}: {reason}")]
+pub struct InvalidAddress {
+    /// The text.
+    pub address: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What people really type, right and wrong.
+    #[test]
+    fn addresses_parse_or_say_why_not() {
+        for good in
+            ["tcp://127.0.0.1:7001", "tcp://[::1]:1", "tcp://*:0", "ipc:///tmp/a", "inproc://a"]
+        {
+            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
+        }
+        for (bad, reason) in [
+            ("127.0.0.1:7001", "no scheme such as tcp://"),
+            ("udp://a:1", "the scheme must be tcp, ipc or inproc"),
+            ("tcp://localhost", "no port"),
+            ("tcp://localhost:65536", "the port must be 0 to 65535 or *"),
+            ("tcp://::1:7001", "an IPv6 address must stand in brackets"),
+            ("tcp://[a]:7001", "what stands in brackets is no IPv6 address"),
+            ("ipc://", "the name is empty"),
+        ] {
+            assert_eq!(bad.parse::<Address>().unwrap_err().reason, reason, "{bad}");
+        }
+    }
+
+    /// A wildcard is for binding; handing it to others would send them to themselves.
+    #[test]
+    fn wildcards_are_not_dialable() {
+        for (text, dialable) in [
+            ("tcp://*:1", false),
+            ("tcp://0.0.0.0:1", false),
+            ("tcp://a:0", false),
+            ("tcp://a:1", true),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().is_dialable(), dialable, "{text}");
+        }
+    }
+}
