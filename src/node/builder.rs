@@ -1,0 +1,285 @@
+//! Describing a node and starting it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::core::{Core, Settings};
+use super::driver::{Driver, Shared};
+use super::error::StartError;
+use super::link::QueueLimits;
+use super::{Handle, Node};
+use crate::id::{Incarnation, NodeId};
+use crate::presence::{Heartbeat, Identity};
+use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, Labels};
+use crate::timer::Clock;
+use crate::transport::zmq::ZmqTransport;
+use crate::transport::{self, Address, InvalidAddress, Transport};
+
+/// Something that can be an [`Address`].
+pub trait IntoAddress {
+    /// Makes an address of it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`] says what is wrong with it.
+    fn into_address(self) -> Result<Address, InvalidAddress>;
+}
+
+impl IntoAddress for Address {
+    fn into_address(self) -> Result<Address, InvalidAddress> {
+        Ok(self)
+    }
+}
+
+impl IntoAddress for &Address {
+    fn into_address(self) -> Result<Address, InvalidAddress> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoAddress for &str {
+    fn into_address(self) -> Result<Address, InvalidAddress> {
+        self.parse()
+    }
+}
+
+impl IntoAddress for String {
+    fn into_address(self) -> Result<Address, InvalidAddress> {
+        self.parse()
+    }
+}
+
+/// Describes a node. See [`Node`] for an example.
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    id: String,
+    cluster: String,
+    bind: Option<Result<Address, InvalidAddress>>,
+    advertise: Option<Result<Address, InvalidAddress>>,
+    seeds: Vec<Result<Address, InvalidAddress>>,
+    labels: Labels,
+    heartbeat: Heartbeat,
+    request_timeout: Duration,
+    payload_bytes_max: usize,
+    queue: QueueLimits,
+    in_flight_max: usize,
+    peers_max: usize,
+    events_max: usize,
+    gossip: bool,
+    seed: Option<u64>,
+    transport: Option<Box<dyn Transport>>,
+}
+
+impl Builder {
+    pub(super) fn new(id: String) -> Self {
+        Self {
+            id,
+            cluster: "zmesh".to_owned(),
+            bind: None,
+            advertise: None,
+            seeds: Vec::new(),
+            labels: Labels::new(),
+            heartbeat: Heartbeat::default(),
+            request_timeout: Duration::from_secs(5),
+            payload_bytes_max: 8 * 1024 * 1024,
+            queue: QueueLimits { messages_max: 10_000, bytes_max: 64 * 1024 * 1024 },
+            in_flight_max: 65_536,
+            peers_max: 4_096,
+            events_max: 1_024,
+            gossip: true,
+            seed: None,
+            transport: None,
+        }
+    }
+
+    /// The mesh to belong to [default: `zmesh`]. Nodes of different clusters refuse each other.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = name.into();
+        self
+    }
+
+    /// The address to listen on, such as `tcp://127.0.0.1:7700` [default: do not listen]. Port 0
+    /// takes any free port.
+    pub fn bind(mut self, address: impl IntoAddress) -> Self {
+        self.bind = Some(address.into_address());
+        self
+    }
+
+    /// The address that peers are told to dial [default: the bound one]. Needed when the bound one
+    /// is a wildcard.
+    pub fn advertise(mut self, address: impl IntoAddress) -> Self {
+        self.advertise = Some(address.into_address());
+        self
+    }
+
+    /// An address to dial. Through gossip one is enough to find the whole mesh.
+    pub fn connect(mut self, address: impl IntoAddress) -> Self {
+        self.seeds.push(address.into_address());
+        self
+    }
+
+    /// A fact to announce to peers, for them to filter by.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// How presence is decided [default: [`Heartbeat::balanced`]].
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// How long a request waits for its reply unless it says otherwise [default: 5 s].
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// The most bytes of a payload, in both directions [default: 8 MiB]. Larger: one message may
+    /// hold up a link for longer and costs more memory.
+    pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
+        self.payload_bytes_max = bytes;
+        self
+    }
+
+    /// The most messages and bytes that wait for one peer [default: 10,000 and 64 MiB]. Larger: a
+    /// slow peer costs more memory. Smaller: bursts are refused sooner.
+    pub fn queue(mut self, messages_max: usize, bytes_max: usize) -> Self {
+        self.queue = QueueLimits { messages_max, bytes_max };
+        self
+    }
+
+    /// The most requests of this node that wait for a reply [default: 65,536].
+    pub fn in_flight_max(mut self, requests: usize) -> Self {
+        self.in_flight_max = requests;
+        self
+    }
+
+    /// The most peers that may dial this node [default: 4,096]; more are refused.
+    pub fn peers_max(mut self, peers: usize) -> Self {
+        self.peers_max = peers;
+        self
+    }
+
+    /// Whether nodes that peers tell of are dialed too [default: yes].
+    pub fn gossip(mut self, gossip: bool) -> Self {
+        self.gossip = gossip;
+        self
+    }
+
+    /// Makes random choices repeatable [default: seeded by the system]. For tests.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Uses this transport instead of ZeroMQ.
+    pub fn transport(mut self, transport: impl Transport + 'static) -> Self {
+        self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Starts the node on the current tokio runtime.
+    ///
+    /// Returns once it listens; links to peers come up in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: nothing was started.
+    pub fn start(mut self) -> Result<Node, StartError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let node = NodeId::new(&self.id).map_err(|error| StartError::Options(error.to_string()))?;
+        self.check()?;
+        let seeds = std::mem::take(&mut self.seeds).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut rng = self.rng();
+        let incarnation = Incarnation::random(&mut rng);
+        let mut transport = match self.transport.take() {
+            Some(transport) => transport,
+            None => Box::new(ZmqTransport::new(self.transport_options())),
+        };
+        let address = self.listen(transport.as_mut())?;
+        let identity = Identity::new(self.cluster.clone(), node.clone(), incarnation, address.clone(), self.labels.clone());
+        let clock = Clock::start();
+        let core = Core::new(clock.now(), self.settings(identity), rng);
+        let shared = Arc::new(Shared::new(clock, core, self.events_max));
+        let (finish, finished) = watch::channel(false);
+        for seed in seeds {
+            shared.with(|core, now| core.connect(now, seed));
+        }
+        runtime.spawn(Driver::new(Arc::clone(&shared), transport, finish));
+        tracing::info!(%node, %incarnation, address = ?address.as_ref().map(ToString::to_string), "node started");
+        let request_timeout = self.request_timeout;
+        let handle = Handle { shared, node, incarnation, address, request_timeout, encrypted: false, finished };
+        Ok(Node { handle: Arc::new(handle) })
+    }
+
+    fn rng(&self) -> fastrand::Rng {
+        match self.seed {
+            Some(seed) => fastrand::Rng::with_seed(seed),
+            None => fastrand::Rng::with_seed(entropy()),
+        }
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let wrong = |text: String| Err(StartError::Options(text));
+        if let Err(error) = self.heartbeat.check() {
+            return wrong(error.to_string());
+        }
+        if self.cluster.is_empty() || self.cluster.len() > CLUSTER_NAME_BYTES_MAX {
+            return wrong(format!("the cluster name must have 1 to {CLUSTER_NAME_BYTES_MAX} bytes"));
+        }
+        let long = |text: &str| text.len() > LABEL_BYTES_MAX;
+        if self.labels.len() > LABELS_MAX || self.labels.iter().any(|(k, v)| long(k) || long(v)) {
+            return wrong(format!("at most {LABELS_MAX} labels of {LABEL_BYTES_MAX} bytes each"));
+        }
+        if self.queue.messages_max == 0 || self.in_flight_max == 0 || self.peers_max == 0 {
+            return wrong("a limit of 0 would refuse everything".to_owned());
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, transport: &mut dyn Transport) -> Result<Option<Address>, StartError> {
+        let Some(bind) = self.bind.take() else { return Ok(None) };
+        let bound = transport.bind(&bind?)?;
+        let advertised = self.advertise.take().transpose()?.unwrap_or_else(|| bound.clone());
+        match advertised.is_dialable() {
+            true => Ok(Some(advertised)),
+            false => Err(StartError::Advertise { bound }),
+        }
+    }
+
+    fn transport_options(&self) -> transport::Options {
+        transport::Options {
+            message_bytes_max: self.payload_bytes_max + 4096,
+            ..transport::Options::default()
+        }
+    }
+
+    fn settings(&self, identity: Identity) -> Settings {
+        Settings {
+            listens: identity.address.is_some(),
+            identity,
+            heartbeat: self.heartbeat,
+            queue: self.queue,
+            payload_bytes_max: self.payload_bytes_max,
+            in_flight_max: self.in_flight_max,
+            peers_max: self.peers_max,
+            gossip: self.gossip,
+        }
+    }
+}
+
+/// A number that no other process draws.
+fn entropy() -> u64 {
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    high ^ low
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("id", &self.id).finish_non_exhaustive()
+    }
+}

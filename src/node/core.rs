@@ -1,0 +1,484 @@
+//! The node as a state machine: one server, many clients, one table of peers, and the messages
+//! that travel between them and the application.
+//!
+//! Pure: time enters as `now`, messages as transport events, effects leave through
+//! [`Core::poll_output`] and [`Core::poll_send`]. The ticket `T` stands for whoever waits for a
+//! reply: a channel in the real node, a number in a simulation.
+//!
+//! Invariant: a peer is routable exactly while at least one of its links stands between its
+//! `Joined` and its `Left`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::{InvalidMessage, RequestError, TickError};
+use super::event::{Direction, Event, Source};
+use super::link::{Links, QueueLimits, Queued};
+use super::peers::Peers;
+use super::route::{Choice, Chooser, Filter};
+use super::status::Counters;
+use crate::client::{self, Client};
+use crate::discovery::{self, Discovery};
+use crate::error::ErrorCode;
+use crate::id::{Incarnation, NodeId, RequestId};
+use crate::presence::{Heartbeat, Identity, LeaveReason};
+use crate::protocol::envelope::{Envelope, Format, Kind, Limits, Outgoing, Subject};
+use crate::protocol::requests::Requests;
+use crate::protocol::system::{Labels, System};
+use crate::server::{self, Server};
+use crate::timer::{Time, earliest};
+use crate::transport::{self, Address, LinkId, Route, RoutingId, SendError};
+
+/// Everything about a node that is decided before it starts.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) identity: Identity,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) queue: QueueLimits,
+    pub(crate) payload_bytes_max: usize,
+    pub(crate) in_flight_max: usize,
+    pub(crate) peers_max: usize,
+    /// Whether there is a listener.
+    pub(crate) listens: bool,
+    /// Whether nodes that peers tell of are dialed too.
+    pub(crate) gossip: bool,
+}
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub(crate) enum Output<T> {
+    /// Hand a request or a tick to the handlers.
+    Deliver(Delivery),
+    /// Open a link.
+    Dial { link: LinkId, address: Address, routing_id: RoutingId },
+    /// Tell those who listen to events.
+    Event(Event),
+    /// Close a link.
+    HangUp(LinkId),
+    /// A request is over.
+    Resolve(T, Result<Reply, RequestError>),
+}
+
+/// A request or a tick for the handlers.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) peer: NodeId,
+    pub(crate) route: Route,
+    /// [`RequestId::NONE`] for a tick.
+    pub(crate) request: RequestId,
+    pub(crate) subject: Subject,
+    pub(crate) format: Format,
+    pub(crate) payload: Bytes,
+    /// After this nobody waits for the handler.
+    pub(crate) deadline: Option<Time>,
+}
+
+/// What a handler on another node answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) peer: NodeId,
+    pub(crate) format: Format,
+    pub(crate) payload: Bytes,
+}
+
+/// A message on its way out: what a request and a tick have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) format: Format,
+    pub(crate) payload: &'a [u8],
+    /// Whether the caller belongs to the system and may use subjects that begin with `_`.
+    pub(crate) system: bool,
+}
+
+/// How long a request or a tick to nobody in particular waits in a handshake's answer queue.
+const STRAY_SENDS_MAX: usize = 1_024;
+
+struct ClientLink {
+    client: Client,
+    address: Address,
+    timeout: Option<Time>,
+    connected: bool,
+}
+
+/// See the [module](self).
+pub(crate) struct Core<T> {
+    settings: Settings,
+    server: Server,
+    clients: BTreeMap<LinkId, ClientLink>,
+    client_timeouts: BTreeSet<(Time, LinkId)>,
+    discovery: Discovery,
+    links: Links,
+    /// Answers to routes that have not joined: refusals and requests to greet again.
+    stray_sends: VecDeque<(Route, Bytes)>,
+    peers: Peers,
+    requests: Requests<Waiting<T>>,
+    chooser: Chooser,
+    outputs: VecDeque<Output<T>>,
+    counters: Counters,
+    next_link: u64,
+    rng: fastrand::Rng,
+    stopped: bool,
+}
+
+/// Who waits for a reply, and what to tell them when there is none.
+struct Waiting<T> {
+    ticket: T,
+    peer: NodeId,
+    timeout: Duration,
+}
+
+impl<T> Core<T> {
+    pub(crate) fn new(now: Time, settings: Settings, mut rng: fastrand::Rng) -> Self {
+        let identity = settings.identity.clone();
+        let server = Server::new(
+            now,
+            identity.clone(),
+            settings.heartbeat,
+            server::Options { peers_max: settings.peers_max },
+        );
+        let discovery =
+            Discovery::new(now, &identity, settings.gossip, fastrand::Rng::with_seed(rng.u64(..)));
+        let mut core = Self {
+            server,
+            clients: BTreeMap::new(),
+            client_timeouts: BTreeSet::new(),
+            discovery,
+            links: Links::default(),
+            stray_sends: VecDeque::new(),
+            peers: Peers::default(),
+            requests: Requests::new(settings.in_flight_max),
+            chooser: Chooser::new(fastrand::Rng::with_seed(rng.u64(..))),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            next_link: 1,
+            rng,
+            stopped: false,
+            settings,
+        };
+        if core.settings.listens {
+            core.event(Event::TransportReady(Source::Server));
+            core.server.handle(now, server::Input::Ready);
+            core.drain_server(now);
+        }
+        core.event(Event::Ready { address: core.settings.identity.address.clone() });
+        core
+    }
+
+    // ---- what the application asks for ----------------------------------------------------
+
+    /// Sends a request to the peer `to`.
+    pub(crate) fn request(
+        &mut self,
+        now: Time,
+        to: &str,
+        message: Message<'_>,
+        timeout: Duration,
+        ticket: T,
+    ) -> Result<RequestId, (T, RequestError)> {
+        match self.try_request(now, to, message, timeout) {
+            Ok((peer, route)) => {
+                let waiting = Waiting { ticket, peer, timeout };
+                self.enqueue_request(now, route, message, waiting)
+            }
+            Err(error) => Err((ticket, error)),
+        }
+    }
+
+    fn try_request(
+        &self,
+        _now: Time,
+        to: &str,
+        message: Message<'_>,
+        _timeout: Duration,
+    ) -> Result<(NodeId, Route), RequestError> {
+        if self.stopped {
+            return Err(RequestError::Stopped);
+        }
+        self.check(message).map_err(RequestError::Invalid)?;
+        let no_peer = || RequestError::NoPeer { peer: to.to_owned() };
+        let (peer, route) = self.peers.route(to).ok_or_else(no_peer)?;
+        match self.has_room(route, message) && self.requests.has_room() {
+            true => Ok((peer.clone(), route)),
+            false => Err(RequestError::Full { peer: peer.clone() }),
+        }
+    }
+
+    fn enqueue_request(
+        &mut self,
+        now: Time,
+        route: Route,
+        message: Message<'_>,
+        waiting: Waiting<T>,
+    ) -> Result<RequestId, (T, RequestError)> {
+        let timeout = waiting.timeout;
+        let peer = waiting.peer.clone();
+        match self.requests.insert(now, now + timeout, route, waiting) {
+            Ok(request) => {
+                self.peers.request_started(&peer);
+                self.enqueue(now, route, Kind::Request, request, Some(timeout), message);
+                Ok(request)
+            }
+            Err(full) => Err((full.0.ticket, RequestError::Full { peer })),
+        }
+    }
+
+    /// Sends a tick to the peer `to`.
+    pub(crate) fn tick(
+        &mut self,
+        now: Time,
+        to: &str,
+        message: Message<'_>,
+    ) -> Result<(), TickError> {
+        if self.stopped {
+            return Err(TickError::Stopped);
+        }
+        self.check(message).map_err(TickError::Invalid)?;
+        let no_peer = || TickError::NoPeer { peer: to.to_owned() };
+        let (peer, route) = self.peers.route(to).ok_or_else(no_peer)?;
+        if !self.has_room(route, message) {
+            let peer = peer.clone();
+            self.counters.ticks_refused_full += 1;
+            return Err(TickError::Full { peer });
+        }
+        self.enqueue(now, route, Kind::Tick, RequestId::NONE, None, message);
+        Ok(())
+    }
+
+    /// Picks one joined peer that matches.
+    pub(crate) fn choose(&mut self, filter: &Filter, choice: &Choice) -> Option<NodeId> {
+        let candidates = self.peers.matching(filter);
+        let chosen = self.chooser.choose(choice, &candidates);
+        if chosen.is_none() {
+            self.event(Event::Error {
+                source: Source::Node,
+                code: ErrorCode::NoNodesMatchFilter,
+                message: "no joined peer matches the filter".to_owned(),
+            });
+        }
+        chosen
+    }
+
+    /// Every joined peer that matches, in the order of their ids.
+    pub(crate) fn matching(&self, filter: &Filter) -> Vec<NodeId> {
+        self.peers.matching(filter).into_iter().map(|candidate| candidate.node.clone()).collect()
+    }
+
+    /// Answers a request that was delivered.
+    pub(crate) fn reply(
+        &mut self,
+        now: Time,
+        route: Route,
+        request: RequestId,
+        format: Format,
+        payload: &[u8],
+    ) {
+        if payload.len() > self.settings.payload_bytes_max {
+            let message = format!(
+                "reply of {} bytes is over the limit of {}",
+                payload.len(),
+                self.settings.payload_bytes_max
+            );
+            return self.reply_error(now, route, request, ErrorCode::PayloadTooLarge, &message);
+        }
+        let message = Message { subject: "", format, payload, system: true };
+        self.answer(now, route, Kind::Reply, request, 0, message);
+    }
+
+    /// Refuses a request that was delivered.
+    pub(crate) fn reply_error(
+        &mut self,
+        now: Time,
+        route: Route,
+        request: RequestId,
+        code: ErrorCode,
+        message: &str,
+    ) {
+        let text = cut(message, ERROR_MESSAGE_BYTES_MAX).as_bytes();
+        let message = Message { subject: "", format: Format::Raw, payload: text, system: true };
+        self.answer(now, route, Kind::Error, request, code.number(), message);
+    }
+
+    /// Nobody waits for this request any more.
+    pub(crate) fn cancel(&mut self, request: RequestId) {
+        if let Some(waiting) = self.requests.cancel(request) {
+            self.peers.request_ended(&waiting.peer);
+        }
+    }
+
+    /// Dials `address`, and again whenever the link is lost.
+    pub(crate) fn connect(&mut self, now: Time, address: Address) {
+        self.discovery.handle(now, discovery::Input::Seed(address));
+        self.drain_discovery(now);
+    }
+
+    /// Gives up the link to `address`; its peer leaves.
+    pub(crate) fn disconnect(&mut self, now: Time, address: &Address) {
+        self.discovery.handle(now, discovery::Input::Forget(address.clone()));
+        self.drain_discovery(now);
+    }
+
+    /// Announces other labels.
+    pub(crate) fn set_labels(&mut self, now: Time, labels: Labels) {
+        self.settings.identity.set_labels(labels);
+        let identity = self.settings.identity.clone();
+        self.server.handle(now, server::Input::Identity(identity.clone()));
+        self.drain_server(now);
+        let links: Vec<LinkId> = self.clients.keys().copied().collect();
+        for link in links {
+            self.client_input(now, link, client::Input::Identity(identity.clone()));
+        }
+    }
+
+    /// Says goodbye to every peer and fails whatever is in flight. Idempotent.
+    pub(crate) fn stop(&mut self, now: Time) {
+        if self.stopped {
+            return;
+        }
+        let links: Vec<LinkId> = self.clients.keys().copied().collect();
+        for link in links {
+            self.client_input(now, link, client::Input::Stop);
+        }
+        self.server.handle(now, server::Input::Stop);
+        self.drain_server(now);
+        for (_, waiting) in self.requests.drain() {
+            self.outputs.push_back(Output::Resolve(waiting.ticket, Err(RequestError::Stopped)));
+        }
+        self.stopped = true;
+        self.event(Event::Stopped);
+    }
+
+    // ---- what the world reports ------------------------------------------------------------
+
+    /// Takes one event of the transport.
+    pub(crate) fn handle_transport(&mut self, now: Time, event: transport::Event) {
+        match event {
+            transport::Event::Closed { link, reason } => {
+                self.transport_closed(now, link, reason);
+            }
+            transport::Event::Message { route, message } => self.received(now, route, &message),
+            transport::Event::NotReady { link } => self.transport_not_ready(now, link),
+            transport::Event::Ready { link } => self.transport_ready(now, link),
+            transport::Event::Writable { route } => self.links.writable(route),
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Time) {
+        while let Some((request, waiting)) = self.requests.poll_expired(now) {
+            self.counters.requests_timed_out += 1;
+            let after = waiting.timeout;
+            let error = RequestError::Timeout { peer: waiting.peer.clone(), after };
+            self.resolve(request, waiting, Err(error));
+        }
+        if self.server.poll_timeout().is_some_and(|due| due <= now) {
+            self.server.handle(now, server::Input::Timeout);
+            self.drain_server(now);
+        }
+        while let Some(&(due, link)) = self.client_timeouts.first() {
+            if due > now {
+                break;
+            }
+            self.client_timeouts.pop_first();
+            self.client_input(now, link, client::Input::Timeout);
+        }
+        if self.discovery.poll_timeout().is_some_and(|due| due <= now) {
+            self.discovery.handle(now, discovery::Input::Timeout);
+            self.drain_discovery(now);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do next.
+    pub(crate) fn poll_timeout(&mut self) -> Option<Time> {
+        if self.stopped {
+            return None;
+        }
+        let clients = self.client_timeouts.first().map(|(due, _)| *due);
+        let presence = earliest(self.server.poll_timeout(), clients);
+        earliest(
+            earliest(presence, self.discovery.poll_timeout()),
+            self.requests.next_deadline(),
+        )
+    }
+
+    /// The next effect.
+    pub(crate) fn poll_output(&mut self) -> Option<Output<T>> {
+        self.outputs.pop_front()
+    }
+
+    /// The next message for the transport. Its fate is told with [`sent`](Self::sent).
+    pub(crate) fn poll_send(&mut self) -> Option<(Route, Queued)> {
+        if let Some((route, message)) = self.stray_sends.pop_front() {
+            return Some((route, Queued { message, request: RequestId::NONE }));
+        }
+        self.links.pop()
+    }
+
+    /// What became of a message of [`poll_send`](Self::poll_send).
+    pub(crate) fn sent(&mut self, route: Route, queued: Queued, result: Result<(), SendError>) {
+        match result {
+            Ok(()) => self.counters.sent += 1,
+            Err(SendError::Full) if self.links.peek(route).is_some() => {
+                self.links.blocked(route, queued);
+            }
+            Err(SendError::Full) => self.counters.dropped_full += 1,
+            Err(SendError::NotConnected | SendError::TooLarge { .. }) => self.unsent(&queued),
+        }
+    }
+
+    /// Whether the shell has something to do at once.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.outputs.is_empty() || !self.stray_sends.is_empty() || self.links.has_ready()
+    }
+
+    /// Whether everything was handed to the transport.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.stray_sends.is_empty() && self.links.is_drained()
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.settings.identity
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        Counters { late_replies: self.requests.late_replies(), ..self.counters.clone() }
+    }
+
+    pub(crate) fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+}
+
+/// The most bytes of the message in an error reply.
+const ERROR_MESSAGE_BYTES_MAX: usize = 1_024;
+
+/// The longest prefix of `text` that has at most `bytes_max` bytes.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    match text.len() <= bytes_max {
+        true => text,
+        false => &text[..text.floor_char_boundary(bytes_max)],
+    }
+}

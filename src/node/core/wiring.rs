@@ -1,0 +1,248 @@
+//! How clients, the server and discovery are wired into one node: their outputs become messages,
+//! entries of the peer table and events.
+
+use super::{ClientLink, Core, Output};
+use crate::client::{self, Client};
+use crate::discovery;
+use crate::error::ErrorCode;
+use crate::id::NodeId;
+use crate::node::error::RequestError;
+use crate::node::event::{Direction, Event, Source};
+use crate::presence::{LeaveReason, PeerInfo};
+use crate::protocol::system::System;
+use crate::server;
+use crate::timer::Time;
+use crate::transport::{Address, LinkId, Route, RoutingId};
+
+impl<T> Core<T> {
+    pub(super) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    // ---- clients ---------------------------------------------------------------------------
+
+    fn dial(&mut self, now: Time, address: Address) {
+        let link = LinkId(self.next_link);
+        self.next_link += 1;
+        let routing_id = RoutingId::new(self.settings.identity.incarnation, link.0);
+        let rng = self.rng.fork();
+        let identity = self.settings.identity.clone();
+        let client = Client::new(now, identity, self.settings.heartbeat, rng);
+        let entry =
+            ClientLink { client, address: address.clone(), timeout: None, connected: false };
+        self.clients.insert(link, entry);
+        self.links.open(Route::Upstream(link));
+        self.outputs.push_back(Output::Dial { link, address, routing_id });
+        self.drain_client(now, link);
+    }
+
+    fn hang_up(&mut self, now: Time, address: &Address) {
+        let found = self.clients.iter().find(|(_, entry)| entry.address == *address);
+        let Some(link) = found.map(|(link, _)| *link) else { return };
+        self.client_input(now, link, client::Input::Stop);
+        self.outputs.push_back(Output::HangUp(link));
+        self.forget_link(link);
+    }
+
+    fn forget_link(&mut self, link: LinkId) {
+        if let Some(entry) = self.clients.remove(&link) {
+            if let Some(timeout) = entry.timeout {
+                self.client_timeouts.remove(&(timeout, link));
+            }
+            self.event(Event::TransportClosed(Source::Client(entry.address)));
+        }
+    }
+
+    pub(super) fn transport_ready(&mut self, now: Time, link: LinkId) {
+        let Some(entry) = self.clients.get_mut(&link) else { return };
+        entry.connected = true;
+        let source = Source::Client(entry.address.clone());
+        self.event(Event::TransportReady(source));
+        self.client_input(now, link, client::Input::Ready);
+    }
+
+    pub(super) fn transport_not_ready(&mut self, now: Time, link: LinkId) {
+        let Some(entry) = self.clients.get_mut(&link) else { return };
+        if std::mem::take(&mut entry.connected) {
+            let source = Source::Client(entry.address.clone());
+            self.event(Event::TransportNotReady(source));
+        }
+        self.client_input(now, link, client::Input::NotReady);
+        for queued in self.links.reset(Route::Upstream(link)) {
+            self.unsent(&queued);
+        }
+    }
+
+    pub(super) fn transport_closed(&mut self, now: Time, link: LinkId, reason: String) {
+        let Some(entry) = self.clients.get(&link) else { return };
+        let source = Source::Client(entry.address.clone());
+        let code = ErrorCode::Refused;
+        self.event(Event::Error { source, code, message: reason.clone() });
+        self.client_input(now, link, client::Input::Closed { reason });
+        self.forget_link(link);
+    }
+
+    pub(super) fn client_input(&mut self, now: Time, link: LinkId, input: client::Input) {
+        let Some(entry) = self.clients.get_mut(&link) else { return };
+        entry.client.handle(now, input);
+        self.drain_client(now, link);
+    }
+
+    fn drain_client(&mut self, now: Time, link: LinkId) {
+        while let Some(output) = self.clients.get_mut(&link).and_then(|e| e.client.poll_output()) {
+            self.client_output(now, link, output);
+        }
+        let Some(entry) = self.clients.get_mut(&link) else { return };
+        let timeout = entry.client.poll_timeout();
+        if timeout != entry.timeout {
+            let old = std::mem::replace(&mut entry.timeout, timeout);
+            if let Some(old) = old {
+                self.client_timeouts.remove(&(old, link));
+            }
+            if let Some(new) = timeout {
+                self.client_timeouts.insert((new, link));
+            }
+        }
+    }
+
+    fn client_output(&mut self, now: Time, link: LinkId, output: client::Output) {
+        let route = Route::Upstream(link);
+        match output {
+            client::Output::Event(event) => {
+                let Some(entry) = self.clients.get(&link) else { return };
+                let address = entry.address.clone();
+                self.event(Event::Client { address, event });
+            }
+            client::Output::GiveUp(reason) => self.give_up(now, link, reason),
+            client::Output::Joined(info) => self.joined(now, route, info),
+            client::Output::Labels(labels) => self.relabeled(route, labels),
+            client::Output::Left(reason) => self.left(now, route, reason),
+            client::Output::Peers(peers) => {
+                self.discovery.handle(now, discovery::Input::Known(peers));
+                self.drain_discovery(now);
+            }
+            client::Output::Send(message) => self.send_system(now, route, &message),
+        }
+    }
+
+    fn give_up(&mut self, now: Time, link: LinkId, reason: crate::protocol::system::RefuseReason) {
+        let Some(entry) = self.clients.get(&link) else { return };
+        let address = entry.address.clone();
+        self.event(Event::Error {
+            source: Source::Client(address.clone()),
+            code: ErrorCode::Refused,
+            message: reason.to_string(),
+        });
+        self.outputs.push_back(Output::HangUp(link));
+        self.links.close(Route::Upstream(link));
+        self.forget_link(link);
+        self.discovery.handle(now, discovery::Input::GaveUp(address));
+        self.drain_discovery(now);
+    }
+
+    // ---- server ----------------------------------------------------------------------------
+
+    pub(super) fn drain_server(&mut self, now: Time) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                server::Output::Event(event) => self.event(Event::Server(event)),
+                server::Output::Joined { route, peer } => {
+                    self.links.open(Route::Downstream(route));
+                    self.joined(now, Route::Downstream(route), peer);
+                }
+                server::Output::Labels { route, labels } => {
+                    self.relabeled(Route::Downstream(route), labels);
+                }
+                server::Output::Left { route, reason } => {
+                    self.left(now, Route::Downstream(route), reason);
+                }
+                server::Output::Peers(peers) => {
+                    self.discovery.handle(now, discovery::Input::Known(peers));
+                    self.drain_discovery(now);
+                }
+                server::Output::Send { route, message } => {
+                    self.send_system(now, Route::Downstream(route), &message);
+                }
+            }
+        }
+    }
+
+    // ---- discovery -------------------------------------------------------------------------
+
+    pub(super) fn drain_discovery(&mut self, now: Time) {
+        while let Some(output) = self.discovery.poll_output() {
+            match output {
+                discovery::Output::Dial(address) => self.dial(now, address),
+                discovery::Output::HangUp(address) => self.hang_up(now, &address),
+                discovery::Output::Tell { node, peers } => {
+                    if let Some((_, route)) = self.peers.route(node.as_str()) {
+                        self.send_system(now, route, &System::Peers(peers));
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- the peer table --------------------------------------------------------------------
+
+    fn joined(&mut self, now: Time, route: Route, info: PeerInfo) {
+        let direction = direction(route);
+        self.links.open(route).peer = Some(info.node.clone());
+        self.peers.joined(route, info.clone());
+        tracing::info!(peer = %info.node, ?direction, "peer joined");
+        self.event(Event::PeerJoined { peer: info.clone(), direction });
+        let address = self.dialed_address(route);
+        self.discovery.handle(now, discovery::Input::Joined { peer: info, address });
+        self.drain_discovery(now);
+    }
+
+    fn dialed_address(&self, route: Route) -> Option<Address> {
+        match route {
+            Route::Upstream(link) => self.clients.get(&link).map(|entry| entry.address.clone()),
+            Route::Downstream(_) => None,
+        }
+    }
+
+    fn relabeled(&mut self, route: Route, labels: crate::protocol::system::Labels) {
+        let Some(peer) = self.links.peek(route).and_then(|link| link.peer.clone()) else { return };
+        if self.peers.relabeled(&peer, &labels) {
+            self.event(Event::PeerLabels { peer, labels });
+        }
+    }
+
+    fn left(&mut self, now: Time, route: Route, reason: LeaveReason) {
+        let Some(peer) = self.links.link(route).and_then(|link| link.peer.take()) else { return };
+        let direction = direction(route);
+        let incarnation = self.peers.left(&peer, route);
+        tracing::info!(%peer, ?direction, %reason, "peer left");
+        self.lose_requests(route);
+        let waiting = match route {
+            Route::Downstream(_) => self.links.close(route),
+            Route::Upstream(_) => self.links.reset(route),
+        };
+        for queued in waiting {
+            self.unsent(&queued);
+        }
+        self.event(Event::PeerLeft { peer: peer.clone(), incarnation, direction, reason });
+        let still_linked = self.peers.route(peer.as_str()).is_some();
+        let address = self.dialed_address(route);
+        self.discovery.handle(now, discovery::Input::Left { peer, address, still_linked });
+        self.drain_discovery(now);
+    }
+
+    /// Requests in flight on a link that is gone fail at once: nobody will answer them.
+    fn lose_requests(&mut self, route: Route) {
+        for (request, waiting) in self.requests.fail_route(route) {
+            self.counters.requests_lost += 1;
+            let peer: NodeId = waiting.peer.clone();
+            self.resolve(request, waiting, Err(RequestError::PeerLost { peer }));
+        }
+    }
+}
+
+fn direction(route: Route) -> Direction {
+    match route {
+        Route::Downstream(_) => Direction::Downstream,
+        Route::Upstream(_) => Direction::Upstream,
+    }
+}

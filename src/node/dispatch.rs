@@ -1,0 +1,317 @@
+//! [shell] Runs handlers: in order for each peer, concurrently across peers.
+//!
+//! A handler's future is polled once where the message arrived; only one that has to wait becomes
+//! a task. That saves a task for every handler that answers at once, which is most of them. A
+//! handler that panics fails its request and nothing else.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::core::{Core, Delivery};
+use super::driver::{Shared, Ticket};
+use super::error::HandlerError;
+use super::handler::{Call, Middleware, Next, Outcome};
+use crate::error::ErrorCode;
+use crate::id::{NodeId, RequestId};
+use crate::protocol::envelope::Format;
+use crate::protocol::handlers::{Handlers, Verb};
+use crate::timer::Time;
+use crate::transport::Route;
+
+/// Messages of one peer that may wait for its earlier ones to be handled.
+const LANE_MESSAGES_MAX: usize = 10_000;
+
+/// The handlers of a node and what is wrapped around them.
+#[derive(Default)]
+pub(crate) struct Registry {
+    pub(crate) handlers: Handlers<Handler>,
+    pub(crate) middleware: Arc<[Arc<dyn Middleware>]>,
+}
+
+/// One registered handler.
+#[derive(Clone)]
+pub(crate) struct Handler {
+    pub(crate) call: HandlerFn,
+    pub(crate) order: Order,
+}
+
+/// A handler of any payload type, with the decoding inside.
+pub(crate) type HandlerFn = Arc<dyn Fn(Call) -> HandlerFuture + Send + Sync>;
+/// A handler at work.
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// How messages of one peer to one handler relate to each other.
+#[derive(Clone)]
+pub(crate) enum Order {
+    /// Started in order, then side by side, up to a limit for the whole handler.
+    Concurrent { running: Arc<AtomicUsize>, max: usize },
+    /// One after the other with all other ordered handlers of that peer.
+    OneByOne,
+}
+
+/// A message on its way to one handler.
+struct Job {
+    handler: Handler,
+    call: Call,
+    middleware: Arc<[Arc<dyn Middleware>]>,
+    reply_to: ReplyTo,
+    deadline: Option<Time>,
+}
+
+/// Where the outcome goes; a tick's goes nowhere.
+#[derive(Clone, Copy)]
+struct ReplyTo {
+    route: Route,
+    request: RequestId,
+}
+
+/// What one peer's ordered handlers are doing.
+#[derive(Default)]
+struct Lane {
+    state: Mutex<LaneState>,
+}
+
+#[derive(Default)]
+struct LaneState {
+    busy: bool,
+    waiting: VecDeque<Job>,
+}
+
+/// See the [module](self).
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
+    lanes: HashMap<NodeId, Arc<Lane>>,
+    /// Outcomes of handlers that finished at once, not yet handed to the core.
+    outcomes: Vec<(ReplyTo, Outcome)>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, lanes: HashMap::new(), outcomes: Vec::new() }
+    }
+
+    /// Runs the handlers of one message.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        let verb = match delivery.request {
+            RequestId::NONE => Verb::Tick,
+            _ => Verb::Request,
+        };
+        let reply_to = ReplyTo { route: delivery.route, request: delivery.request };
+        let (handlers, middleware) = self.find(verb, delivery.subject.as_str());
+        if handlers.is_empty() {
+            return self.unhandled(reply_to, delivery.subject.as_str());
+        }
+        let deadline = delivery.deadline;
+        let call = Call::new(self.shared.clock, verb, delivery);
+        for handler in handlers {
+            let middleware = Arc::clone(&middleware);
+            self.submit(Job { handler, call: call.clone(), middleware, reply_to, deadline });
+        }
+    }
+
+    fn find(&self, verb: Verb, subject: &str) -> (Vec<Handler>, Arc<[Arc<dyn Middleware>]>) {
+        let registry = self.shared.registry.read();
+        let handlers = match verb {
+            Verb::Request => {
+                registry.handlers.find(verb, subject).map(|(_, handler)| handler.clone()).into_iter().collect()
+            }
+            Verb::Tick => registry.handlers.find_all(verb, subject).map(|(_, h)| h.clone()).collect(),
+        };
+        (handlers, Arc::clone(&registry.middleware))
+    }
+
+    fn unhandled(&mut self, reply_to: ReplyTo, subject: &str) {
+        if reply_to.request == RequestId::NONE {
+            self.shared.with(|core, _| core.counters_mut().unhandled_ticks += 1);
+            return;
+        }
+        let error = HandlerError::new(ErrorCode::NoHandler, format!("no handler for {subject}"));
+        self.outcomes.push((reply_to, Err(error)));
+    }
+
+    fn submit(&mut self, job: Job) {
+        match job.handler.order.clone() {
+            Order::Concurrent { running, max } => self.submit_concurrent(job, running, max),
+            Order::OneByOne => self.submit_ordered(job),
+        }
+    }
+
+    fn submit_concurrent(&mut self, job: Job, running: Arc<AtomicUsize>, max: usize) {
+        if running.load(Ordering::Relaxed) >= max {
+            return self.busy(job.reply_to);
+        }
+        let reply_to = job.reply_to;
+        let mut future = job.start(&self.shared);
+        match poll_once(&mut future) {
+            Poll::Ready(outcome) => self.outcomes.push((reply_to, outcome)),
+            Poll::Pending => {
+                running.fetch_add(1, Ordering::Relaxed);
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move {
+                    let outcome = future.await;
+                    running.fetch_sub(1, Ordering::Relaxed);
+                    finish(&shared, reply_to, outcome);
+                });
+            }
+        }
+    }
+
+    fn submit_ordered(&mut self, job: Job) {
+        let lane = match self.lanes.get(&job.call.peer.node) {
+            Some(lane) => Arc::clone(lane),
+            None => self.new_lane(job.call.peer.node.clone()),
+        };
+        let mut state = lane.state.lock();
+        if state.busy {
+            match state.waiting.len() < LANE_MESSAGES_MAX {
+                true => state.waiting.push_back(job),
+                false => {
+                    drop(state);
+                    self.busy(job.reply_to);
+                }
+            }
+            return;
+        }
+        // Taken before the handler runs: it may call into the node, which must not find the lock.
+        state.busy = true;
+        drop(state);
+        let reply_to = job.reply_to;
+        let mut future = job.start(&self.shared);
+        match poll_once(&mut future) {
+            Poll::Ready(outcome) => {
+                self.outcomes.push((reply_to, outcome));
+                lane.state.lock().busy = false;
+            }
+            Poll::Pending => {
+                tokio::spawn(run_lane(Arc::clone(&self.shared), lane, reply_to, future));
+            }
+        }
+    }
+
+    fn new_lane(&mut self, node: NodeId) -> Arc<Lane> {
+        // Peers come and go: lanes that have nothing to do are swept when their number doubles.
+        if self.lanes.len() >= 64 && self.lanes.len().is_power_of_two() {
+            self.lanes.retain(|_, lane| lane.state.lock().busy);
+        }
+        let lane = Arc::<Lane>::default();
+        self.lanes.insert(node, Arc::clone(&lane));
+        lane
+    }
+
+    fn busy(&mut self, reply_to: ReplyTo) {
+        self.shared.with(|core, _| core.counters_mut().handlers_busy += 1);
+        if reply_to.request != RequestId::NONE {
+            let error = HandlerError::new(ErrorCode::Busy, "too many messages wait for a handler");
+            self.outcomes.push((reply_to, Err(error)));
+        }
+    }
+
+    /// Hands the outcomes of handlers that finished at once to the core.
+    pub(crate) fn answer(&mut self, core: &mut Core<Ticket>, now: Time) {
+        for (reply_to, outcome) in self.outcomes.drain(..) {
+            reply(core, now, reply_to, outcome);
+        }
+    }
+}
+
+impl Job {
+    fn start(self, shared: &Arc<Shared>) -> CatchPanic {
+        let handler = self.handler.call;
+        let future = match self.middleware.is_empty() {
+            true => handler(self.call),
+            false => Box::pin(Next::new(self.middleware, handler).run(self.call)),
+        };
+        CatchPanic { shared: Arc::clone(shared), future }
+    }
+}
+
+/// Finishes a handler that had to wait, then whatever came after it from the same peer.
+async fn run_lane(shared: Arc<Shared>, lane: Arc<Lane>, reply_to: ReplyTo, first: CatchPanic) {
+    finish(&shared, reply_to, first.await);
+    loop {
+        let job = {
+            let mut state = lane.state.lock();
+            let Some(job) = state.waiting.pop_front() else {
+                state.busy = false;
+                return;
+            };
+            job
+        };
+        let reply_to = job.reply_to;
+        let expired = job.deadline.is_some_and(|deadline| deadline <= shared.clock.now());
+        let outcome = match expired {
+            true => expire(&shared),
+            false => job.start(&shared).await,
+        };
+        finish(&shared, reply_to, outcome);
+        // A long queue of handlers that finish at once must not hold the runtime.
+        tokio::task::consume_budget().await;
+    }
+}
+
+fn expire(shared: &Shared) -> Outcome {
+    shared.with(|core, _| core.counters_mut().expired += 1);
+    Err(HandlerError::new(ErrorCode::Expired, "the deadline passed before the handler was started"))
+}
+
+fn finish(shared: &Shared, reply_to: ReplyTo, outcome: Outcome) {
+    shared.with(|core, now| reply(core, now, reply_to, outcome));
+}
+
+fn reply(core: &mut Core<Ticket>, now: Time, to: ReplyTo, outcome: Outcome) {
+    match (to.request, outcome) {
+        (RequestId::NONE, Ok(_)) => {}
+        (RequestId::NONE, Err(error)) => tracing::warn!(%error, "a tick's handler failed"),
+        (request, Ok((format, payload))) => core.reply(now, to.route, request, format, &payload),
+        (request, Err(error)) => {
+            core.reply_error(now, to.route, request, error.code, &error.message);
+        }
+    }
+}
+
+/// Polls without a real waker: a future that is not ready is polled again by its own task.
+fn poll_once(future: &mut CatchPanic) -> Poll<Outcome> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Turns a panic of a handler into its outcome.
+struct CatchPanic {
+    shared: Arc<Shared>,
+    future: HandlerFuture,
+}
+
+impl Future for CatchPanic {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        // A future that panicked is never polled again, so nothing broken can be observed.
+        match catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(panic) => {
+                self.shared.with(|core, _| core.counters_mut().handler_panics += 1);
+                Poll::Ready(Err(panicked(panic.as_ref())))
+            }
+        }
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    HandlerError::failed(format!("the handler panicked: {text}"))
+}
+
+/// The bytes of an outcome.
+pub(crate) type Answer = (Format, Bytes);

@@ -1,0 +1,269 @@
+//! [shell] Drives one node: moves events from the transport into the core and effects out of it.
+//!
+//! One future on the user's runtime, current-thread or multi-thread alike: a thread of its own
+//! would cost two wake-ups for every message. It works in turns of bounded size and yields between
+//! them, so that a flood of messages starves nobody else on the runtime.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio::time::Sleep;
+
+use super::core::{Core, Output, Reply};
+use super::dispatch::{Dispatcher, Registry};
+use super::error::RequestError;
+use super::event::{Event, Source};
+use crate::error::ErrorCode;
+use crate::timer::{Clock, Time};
+use crate::transport::{self, Transport};
+
+/// Who waits for a reply.
+pub(crate) type Ticket = oneshot::Sender<Result<Reply, RequestError>>;
+
+/// Events of the transport taken in one turn.
+const EVENTS_PER_TURN: usize = 128;
+/// Messages handed to the transport under one hold of the lock.
+const SENDS_PER_TURN: usize = 256;
+/// Turns before the driver lets others on the runtime have theirs.
+const TURNS_BEFORE_YIELD: usize = 4;
+/// How long goodbyes may take to leave the process after the transport took them.
+const GOODBYE_GRACE: Duration = Duration::from_millis(50);
+/// How long a stop may take when a peer does not read its goodbye.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// What handles of a node and its driver share.
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    state: Mutex<State>,
+    pub(crate) registry: RwLock<Registry>,
+    pub(crate) events: broadcast::Sender<Event>,
+    /// What the transport counted, as of the last turn.
+    pub(crate) transport: Mutex<transport::Counters>,
+}
+
+struct State {
+    core: Core<Ticket>,
+    /// The driver's, while it sleeps.
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    pub(crate) fn new(clock: Clock, core: Core<Ticket>, events_max: usize) -> Self {
+        Self {
+            clock,
+            state: Mutex::new(State { core, waker: None }),
+            registry: RwLock::default(),
+            events: broadcast::Sender::new(events_max),
+            transport: Mutex::default(),
+        }
+    }
+
+    /// Calls into the core and wakes the driver if that made work for it.
+    pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Core<Ticket>, Time) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = call(&mut state.core, self.clock.now());
+        let waker = match state.core.has_work() || state.core.is_stopped() {
+            true => state.waker.take(),
+            false => None,
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        result
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    transport: Box<dyn Transport>,
+    dispatcher: Dispatcher,
+    incoming: Vec<transport::Event>,
+    outputs: Vec<Output<Ticket>>,
+    timer: Pin<Box<Sleep>>,
+    timer_due: Option<Time>,
+    /// When to end at the latest, once the node is stopped.
+    end: Option<Time>,
+    /// When the last goodbye was handed to the transport.
+    drained: Option<Time>,
+    finished: watch::Sender<bool>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        transport: Box<dyn Transport>,
+        finished: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            dispatcher: Dispatcher::new(Arc::clone(&shared)),
+            shared,
+            transport,
+            incoming: Vec::with_capacity(EVENTS_PER_TURN),
+            outputs: Vec::new(),
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            timer_due: None,
+            end: None,
+            drained: None,
+            finished,
+        }
+    }
+
+    /// One turn; returns whether anything happened.
+    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.incoming.len() < EVENTS_PER_TURN {
+            match self.transport.poll_event(cx) {
+                Poll::Ready(event) => self.incoming.push(event),
+                Poll::Pending => break,
+            }
+        }
+        let mut busy = !self.incoming.is_empty();
+        self.advance();
+        busy |= !self.outputs.is_empty();
+        self.perform();
+        busy | self.flush()
+    }
+
+    /// Feeds the core and takes what it wants done.
+    fn advance(&mut self) {
+        let mut state = self.shared.state.lock();
+        let now = self.shared.clock.now();
+        for event in self.incoming.drain(..) {
+            state.core.handle_transport(now, event);
+        }
+        if state.core.poll_timeout().is_some_and(|due| due <= now) {
+            state.core.handle_timeout(now);
+        }
+        while let Some(output) = state.core.poll_output() {
+            self.outputs.push(output);
+        }
+    }
+
+    fn perform(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            match output {
+                Output::Deliver(delivery) => self.dispatcher.deliver(delivery),
+                Output::Dial { link, address, routing_id } => {
+                    if let Err(error) = self.transport.dial(link, &address, routing_id) {
+                        self.report(address, &error);
+                    }
+                }
+                Output::Event(event) => self.publish(event),
+                Output::HangUp(link) => self.transport.hang_up(link),
+                // Nobody waits any more: the reply is dropped with its channel.
+                Output::Resolve(ticket, result) => drop(ticket.send(result)),
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    fn report(&self, address: transport::Address, error: &transport::DialError) {
+        tracing::warn!(%address, %error, "cannot dial");
+        self.publish(Event::Error {
+            source: Source::Client(address),
+            code: ErrorCode::InvalidAddress,
+            message: error.to_string(),
+        });
+    }
+
+    fn publish(&self, event: Event) {
+        // No subscriber is no error.
+        drop(self.shared.events.send(event));
+    }
+
+    /// Hands replies to the core and messages to the transport; returns whether there were any.
+    fn flush(&mut self) -> bool {
+        let mut state = self.shared.state.lock();
+        let now = self.shared.clock.now();
+        self.dispatcher.answer(&mut state.core, now);
+        let mut sent = 0;
+        while sent < SENDS_PER_TURN {
+            let Some((route, queued)) = state.core.poll_send() else { break };
+            let result = self.transport.send(route, &queued.message);
+            state.core.sent(route, queued, result);
+            sent += 1;
+        }
+        sent > 0
+    }
+
+    /// Registers every waker; returns whether there is truly nothing to do.
+    fn sleep(&mut self, cx: &mut Context<'_>) -> bool {
+        *self.shared.transport.lock() = self.transport.counters();
+        let mut state = self.shared.state.lock();
+        if state.core.has_work() {
+            return false;
+        }
+        state.waker = Some(cx.waker().clone());
+        let due = state.core.poll_timeout();
+        drop(state);
+        self.arm(match self.drained {
+            Some(drained) => Some(drained + GOODBYE_GRACE),
+            None => self.end.or(due),
+        });
+        self.timer_due.is_none() || self.timer.as_mut().poll(cx).is_pending()
+    }
+
+    /// Sets the timer, unless it will ring early enough anyway: setting it costs more than an
+    /// idle turn now and then.
+    fn arm(&mut self, due: Option<Time>) {
+        let Some(due) = due else {
+            self.timer_due = None;
+            return;
+        };
+        let rang = self.timer.is_elapsed();
+        if rang || self.timer_due.is_none_or(|armed| due < armed) {
+            self.timer.as_mut().reset(self.shared.clock.instant(due));
+            self.timer_due = Some(due);
+        }
+    }
+
+    /// Whether the node is stopped and its goodbyes have left, or have had their time.
+    fn is_finished(&mut self) -> bool {
+        let state = self.shared.state.lock();
+        if !state.core.is_stopped() {
+            return false;
+        }
+        let now = self.shared.clock.now();
+        if state.core.is_drained() && self.drained.is_none() {
+            self.drained = Some(now);
+        }
+        let end = *self.end.get_or_insert(now + STOP_LIMIT);
+        now >= end || self.drained.is_some_and(|drained| now >= drained + GOODBYE_GRACE)
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let driver = &mut *self;
+        for _ in 0..TURNS_BEFORE_YIELD {
+            let busy = driver.turn(cx);
+            if driver.is_finished() {
+                return Poll::Ready(());
+            }
+            if !busy && driver.sleep(cx) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The runtime may end before the node is stopped: whoever waits must hear of it.
+        self.shared.with(|core, now| core.stop(now));
+        self.advance();
+        self.perform();
+        self.finished.send_replace(true);
+    }
+}

@@ -1,0 +1,471 @@
+//! A node: a member of the mesh that sends requests and ticks to its peers and handles theirs.
+//!
+//! [`Node`] is a cheap handle; [`Builder`] starts one. What the node decides is in [`core`], which
+//! is pure; [`driver`] and [`dispatch`] are the shell around it.
+
+mod builder;
+mod calls;
+mod core;
+mod dispatch;
+mod driver;
+mod error;
+mod event;
+mod handler;
+mod link;
+mod peers;
+mod register;
+pub mod route;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, watch};
+
+pub use self::builder::Builder;
+pub use self::calls::{Request, RequestAll, Response};
+pub use self::error::{
+    HandlerError, InvalidMessage, RequestError, StartError, TickError, WaitError,
+};
+pub use self::event::{Direction, Event, Source};
+pub use self::handler::{BoxedOutcome, Call, Middleware, Next, Outcome, Peer};
+pub use self::peers::PeerView;
+pub use self::register::{HandlerId, On, RegisterError};
+pub use self::status::{Counters, NodeStatus};
+
+use self::calls::{Encoded, Target};
+use self::core::Message;
+use self::driver::Shared;
+use self::route::{Choice, Filter};
+use crate::id::{Incarnation, NodeId};
+use crate::presence::PeerInfo;
+use crate::protocol::system::Labels;
+use crate::transport::Address;
+
+/// A handle to a running node. Clones are cheap and mean the same node.
+///
+/// Dropping the last handle stops the node, as [`stop`](Self::stop) does, without waiting.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use zmesh::{HandlerError, Node, Peer, route::Filter};
+///
+/// async fn sum(_from: Peer, numbers: Vec<u64>) -> Result<u64, HandlerError> {
+///     Ok(numbers.iter().sum())
+/// }
+///
+/// let adder = Node::builder("adder").bind("tcp://127.0.0.1:0").start()?;
+/// adder.on_request("math.sum", sum)?;
+///
+/// let asker = Node::builder("asker").connect(adder.address().expect("bound")).start()?;
+/// asker.wait_for_peers(&Filter::any(), 1, Duration::from_secs(5)).await?;
+/// let total: u64 = asker.request("adder", "math.sum", &[1_u64, 2, 3]).await?;
+/// assert_eq!(total, 6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    node: NodeId,
+    incarnation: Incarnation,
+    address: Option<Address>,
+    request_timeout: Duration,
+    encrypted: bool,
+    finished: watch::Receiver<bool>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.with(|core, now| core.stop(now));
+    }
+}
+
+impl Node {
+    /// Begins to describe a node with this id; [`Builder::start`] starts it.
+    pub fn builder(id: impl Into<String>) -> Builder {
+        Builder::new(id.into())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &NodeId {
+        &self.handle.node
+    }
+
+    /// Which life of it this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.handle.incarnation
+    }
+
+    /// Where peers can dial it; none if it does not listen.
+    pub fn address(&self) -> Option<&Address> {
+        self.handle.address.as_ref()
+    }
+
+    // ---- requests --------------------------------------------------------------------------
+
+    /// Sends a request to one peer; await the result to get the reply.
+    ///
+    /// A request is sent at most once and never retried: only the caller knows whether the handler
+    /// is idempotent. The deadline is the node's request timeout (5 s by default) unless
+    /// [`Request::timeout`] is called.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`] says what happened; [`RequestError::effect`] whether the handler may have
+    /// run. A peer that has not joined, a full queue and an invalid payload fail at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the reply; it does not recall the request.
+    pub fn request<P, R>(&self, to: impl AsRef<str>, subject: &str, payload: &P) -> Request<R>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let target = Target::Node(to.as_ref().into());
+        self.new_request(target, subject, Encoded::message_pack(payload), calls::typed)
+    }
+
+    /// As [`request`](Self::request), with bytes that only the application understands.
+    pub fn request_raw(
+        &self,
+        to: impl AsRef<str>,
+        subject: &str,
+        payload: impl Into<Bytes>,
+    ) -> Request<Bytes> {
+        let target = Target::Node(to.as_ref().into());
+        self.new_request(target, subject, Encoded::raw(payload.into()), calls::bytes)
+    }
+
+    /// Sends a request to one of the peers that match; [`Request::choose`] tells how it is picked.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request), and [`RequestError::NoNodesMatchFilter`].
+    pub fn request_any<P, R>(&self, filter: &Filter, subject: &str, payload: &P) -> Request<R>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let target = Target::Any(filter.clone(), Choice::RoundRobin);
+        self.new_request(target, subject, Encoded::message_pack(payload), calls::typed)
+    }
+
+    /// Sends a request to every peer that matches, and waits for all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::NoNodesMatchFilter`] if nobody matches. Otherwise there is one result for
+    /// each peer, in the order of their ids.
+    pub fn request_all<P, R>(&self, filter: &Filter, subject: &str, payload: &P) -> RequestAll<R>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let nodes = self.handle.shared.with(|core, _| core.matching(filter));
+        let to_request = |node: NodeId| {
+            let request = self.request(node.as_str(), subject, payload);
+            (node, request)
+        };
+        RequestAll { requests: nodes.into_iter().map(to_request).collect() }
+    }
+
+    /// A request to a subject of the system; others' handlers never see it.
+    pub(crate) fn system_request(
+        &self,
+        to: impl AsRef<str>,
+        subject: &str,
+        payload: Bytes,
+    ) -> Request<Bytes> {
+        let mut request = self.request_raw(to, subject, payload);
+        request.system = true;
+        request
+    }
+
+    fn new_request<R>(
+        &self,
+        target: Target,
+        subject: &str,
+        payload: Encoded,
+        decode: fn(self::core::Reply) -> Result<R, RequestError>,
+    ) -> Request<R> {
+        Request {
+            shared: Arc::clone(&self.handle.shared),
+            target,
+            subject: subject.into(),
+            payload,
+            timeout: self.handle.request_timeout,
+            system: false,
+            decode,
+        }
+    }
+
+    // ---- ticks -----------------------------------------------------------------------------
+
+    /// Sends a one-way message to one peer: at most once, in order with other messages to it.
+    ///
+    /// # Errors
+    ///
+    /// [`TickError`]: nothing was sent. `Ok` means that the message is in the queue of a live
+    /// link, not that it arrived.
+    pub fn tick<P>(&self, to: impl AsRef<str>, subject: &str, payload: &P) -> Result<(), TickError>
+    where
+        P: Serialize + ?Sized,
+    {
+        self.send_tick(to.as_ref(), subject, &Encoded::message_pack(payload), false)
+    }
+
+    /// As [`tick`](Self::tick), with bytes that only the application understands.
+    ///
+    /// # Errors
+    ///
+    /// As [`tick`](Self::tick).
+    pub fn tick_raw(
+        &self,
+        to: impl AsRef<str>,
+        subject: &str,
+        payload: impl Into<Bytes>,
+    ) -> Result<(), TickError> {
+        self.send_tick(to.as_ref(), subject, &Encoded::raw(payload.into()), false)
+    }
+
+    /// Sends a one-way message to one of the peers that match, and returns which.
+    ///
+    /// # Errors
+    ///
+    /// As [`tick`](Self::tick), and [`TickError::NoNodesMatchFilter`].
+    pub fn tick_any<P>(
+        &self,
+        filter: &Filter,
+        choice: &Choice,
+        subject: &str,
+        payload: &P,
+    ) -> Result<NodeId, TickError>
+    where
+        P: Serialize + ?Sized,
+    {
+        let chosen = self.handle.shared.with(|core, _| core.choose(filter, choice));
+        let node = chosen.ok_or(TickError::NoNodesMatchFilter)?;
+        self.tick(&node, subject, payload)?;
+        Ok(node)
+    }
+
+    /// Sends a one-way message to every peer that matches; returns how many took it.
+    ///
+    /// # Errors
+    ///
+    /// [`TickError::NoNodesMatchFilter`] if nobody matches; the error of the first peer if none
+    /// of them took it. A queue that is full for some of them only lowers the number.
+    pub fn tick_all<P>(
+        &self,
+        filter: &Filter,
+        subject: &str,
+        payload: &P,
+    ) -> Result<usize, TickError>
+    where
+        P: Serialize + ?Sized,
+    {
+        let payload = Encoded::message_pack(payload);
+        let nodes = self.handle.shared.with(|core, _| core.matching(filter));
+        let mut first_error = TickError::NoNodesMatchFilter;
+        let mut taken = 0;
+        for (position, node) in nodes.iter().enumerate() {
+            match self.send_tick(node.as_str(), subject, &payload, false) {
+                Ok(()) => taken += 1,
+                Err(error) if position == 0 => first_error = error,
+                Err(_counted) => {}
+            }
+        }
+        if taken == 0 { Err(first_error) } else { Ok(taken) }
+    }
+
+    /// A tick to a subject of the system.
+    pub(crate) fn system_tick(
+        &self,
+        to: impl AsRef<str>,
+        subject: &str,
+        payload: Bytes,
+    ) -> Result<(), TickError> {
+        self.send_tick(to.as_ref(), subject, &Encoded::raw(payload), true)
+    }
+
+    fn send_tick(
+        &self,
+        to: &str,
+        subject: &str,
+        payload: &Encoded,
+        system: bool,
+    ) -> Result<(), TickError> {
+        let bytes = match &payload.bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return Err(TickError::Invalid(InvalidMessage::Payload(error.clone())));
+            }
+        };
+        let message = Message { subject, format: payload.format, payload: bytes, system };
+        self.handle.shared.with(|core, now| core.tick(now, to, message))
+    }
+
+    // ---- peers -----------------------------------------------------------------------------
+
+    /// Dials an address and keeps the link: it is dialed again whenever it is lost.
+    pub fn connect(&self, address: Address) {
+        self.handle.shared.with(|core, now| core.connect(now, address));
+    }
+
+    /// Gives up the link to an address; its peer leaves with the reason `stopped`.
+    pub fn disconnect(&self, address: &Address) {
+        self.handle.shared.with(|core, now| core.disconnect(now, address));
+    }
+
+    /// Announces other labels to every peer, present and future.
+    pub fn set_labels(&self, labels: Labels) {
+        self.handle.shared.with(|core, now| core.set_labels(now, labels));
+    }
+
+    /// The labels that the node announces.
+    pub fn labels(&self) -> Labels {
+        self.handle.shared.with(|core, _| core.identity().labels.clone())
+    }
+
+    /// Peers that have joined, in the order of their ids.
+    pub fn peers(&self) -> Vec<PeerView> {
+        self.handle.shared.with(|core, _| {
+            core.peers().views(|route| core.links().peek(route).map_or(0, link::Link::queued))
+        })
+    }
+
+    /// Waits until at least `wanted` peers that match have joined; returns all that have.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::Timeout`] after `timeout`, [`WaitError::Stopped`] if the node stops meanwhile.
+    pub async fn wait_for_peers(
+        &self,
+        filter: &Filter,
+        wanted: usize,
+        timeout: Duration,
+    ) -> Result<Vec<NodeId>, WaitError> {
+        // Subscribed before the first look, so that no join falls between the two.
+        let mut events = self.handle.shared.events.subscribe();
+        let joined = || self.handle.shared.with(|core, _| core.matching(filter));
+        let wait = async {
+            loop {
+                let peers = joined();
+                if peers.len() >= wanted {
+                    return Ok(peers);
+                }
+                match events.recv().await {
+                    Ok(Event::Stopped) | Err(broadcast::error::RecvError::Closed) => {
+                        return Err(WaitError::Stopped);
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                }
+            }
+        };
+        let late = |_| Err(WaitError::Timeout { joined: joined().len(), wanted, after: timeout });
+        tokio::time::timeout(timeout, wait).await.unwrap_or_else(late)
+    }
+
+    // ---- the node itself -------------------------------------------------------------------
+
+    /// Events from now on. A subscriber that does not keep up is told how many it missed.
+    pub fn events(&self) -> Events {
+        Events { receiver: self.handle.shared.events.subscribe() }
+    }
+
+    /// What the node knows and has counted.
+    pub fn status(&self) -> NodeStatus {
+        let peers = self.peers();
+        let transport = *self.handle.shared.transport.lock();
+        let handle = &self.handle;
+        handle.shared.with(|core, now| NodeStatus {
+            cluster: core.identity().cluster.clone(),
+            node: handle.node.clone(),
+            incarnation: handle.incarnation,
+            address: handle.address.clone(),
+            labels: core.identity().labels.clone(),
+            peers,
+            in_flight: core.in_flight(),
+            uptime_seconds: now.since_start().as_secs_f64(),
+            encrypted: handle.encrypted,
+            counters: core.counters(),
+            transport,
+        })
+    }
+
+    /// Says goodbye to every peer, fails what is in flight and closes every socket.
+    ///
+    /// Returns when all is closed, within 2 s whatever the peers do. Idempotent.
+    pub async fn stop(&self) {
+        self.handle.shared.with(|core, now| core.stop(now));
+        let mut finished = self.handle.finished.clone();
+        // An error means that the driver is gone, which is what we wait for.
+        drop(finished.wait_for(|finished| *finished).await);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.handle.node).finish_non_exhaustive()
+    }
+}
+
+/// A stream of events with a limited memory.
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<Event>,
+}
+
+/// A subscriber did not keep up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{missed} events were missed")]
+pub struct Lagged {
+    /// Events that are lost to this subscriber.
+    pub missed: u64,
+}
+
+impl Events {
+    /// The next event; none after the node has stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Lagged`] once for every gap; the events after the gap follow.
+    ///
+    /// # Cancel safety
+    ///
+    /// No event is lost if the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<Event>, Lagged> {
+        match self.receiver.recv().await {
+            Ok(event) => Ok(Some(event)),
+            Err(broadcast::error::RecvError::Closed) => Ok(None),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Err(Lagged { missed }),
+        }
+    }
+
+    /// The next join of a peer, skipping everything else; none after the node has stopped.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub async fn next_joined(&mut self) -> Result<Option<PeerInfo>, Lagged> {
+        while let Some(event) = self.next().await? {
+            if let Event::PeerJoined { peer, .. } = event {
+                return Ok(Some(peer));
+            }
+        }
+        Ok(None)
+    }
+}

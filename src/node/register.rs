@@ -1,0 +1,178 @@
+//! Registering handlers.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::dispatch::{Handler, HandlerFn, Order};
+use super::error::HandlerError;
+use super::handler::{self, Call, Middleware, Peer};
+use super::Node;
+pub use crate::protocol::handlers::{HandlerId, RegisterError};
+use crate::protocol::handlers::{Pattern, Verb};
+
+impl Node {
+    /// Handles requests whose subject matches `pattern`: an exact subject, or one with `*` for a
+    /// word and `>` for the rest.
+    ///
+    /// Messages of one peer are handled one after the other in the order in which it sent them,
+    /// those of different peers side by side. [`on`](Self::on) gives other choices.
+    ///
+    /// The handler's future is first polled where messages are received: it must not compute for
+    /// long before its first await, or the node stands still meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]: the pattern is malformed, belongs to the system, or is taken.
+    pub fn on_request<P, R, E, F, Fut>(
+        &self,
+        pattern: &str,
+        handler: F,
+    ) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Peer, P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+        P: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        E: Into<HandlerError> + Send + 'static,
+    {
+        self.on(pattern).request(handler)
+    }
+
+    /// Handles ticks whose subject matches `pattern`, in the same order as requests. Every
+    /// matching handler gets the tick.
+    ///
+    /// # Errors
+    ///
+    /// As [`on_request`](Self::on_request).
+    pub fn on_tick<P, F, Fut>(&self, pattern: &str, handler: F) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Peer, P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+        P: DeserializeOwned + Send + 'static,
+    {
+        self.on(pattern).tick(handler)
+    }
+
+    /// Begins to register a handler that is not the usual kind: [`On`] has the choices.
+    pub fn on(&self, pattern: &str) -> On<'_> {
+        On { node: self, pattern: Pattern::new(pattern), order: Order::OneByOne, system: false }
+    }
+
+    /// As [`on`](Self::on), for subjects that match a regular expression as a whole.
+    pub fn on_regex(&self, expression: &str) -> On<'_> {
+        On { node: self, pattern: Pattern::regex(expression), order: Order::OneByOne, system: false }
+    }
+
+    /// A handler of a subject of the system.
+    pub(crate) fn on_system(&self, pattern: &str) -> On<'_> {
+        On { system: true, ..self.on(pattern) }
+    }
+
+    /// Removes a handler; returns whether it was there. Calls that have begun go on.
+    pub fn remove_handler(&self, id: HandlerId) -> bool {
+        self.handle.shared.registry.write().handlers.remove(id).is_some()
+    }
+
+    /// Wraps every handler, present and future, in a middleware. The first one added is the
+    /// outermost.
+    pub fn wrap(&self, middleware: impl Middleware) {
+        let mut registry = self.handle.shared.registry.write();
+        let added: Arc<dyn Middleware> = Arc::new(middleware);
+        registry.middleware = registry.middleware.iter().cloned().chain([added]).collect();
+    }
+}
+
+/// A handler that is about to be registered. See [`Node::on`].
+#[must_use = "nothing is registered until request, tick or raw is called"]
+pub struct On<'a> {
+    node: &'a Node,
+    pattern: Result<Pattern, RegisterError>,
+    order: Order,
+    system: bool,
+}
+
+impl On<'_> {
+    /// Starts messages of one peer in order but lets them run side by side, at most `max` at once
+    /// for this handler. Beyond that requests are refused with `BUSY` and ticks are counted.
+    pub fn concurrent(mut self, max: usize) -> Self {
+        self.order = Order::Concurrent { running: Arc::new(AtomicUsize::new(0)), max };
+        self
+    }
+
+    /// Handles requests with payloads of the handler's own types.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]: nothing was registered.
+    pub fn request<P, R, E, F, Fut>(self, handler: F) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Peer, P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+        P: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        E: Into<HandlerError> + Send + 'static,
+    {
+        self.register(Verb::Request, handler::typed_request(handler))
+    }
+
+    /// Handles ticks with payloads of the handler's own type.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]: nothing was registered.
+    pub fn tick<P, F, Fut>(self, handler: F) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Peer, P) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+        P: DeserializeOwned + Send + 'static,
+    {
+        self.register(Verb::Tick, handler::typed_tick(handler))
+    }
+
+    /// Handles requests as bytes; the reply is sent as raw bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]: nothing was registered.
+    pub fn request_raw<F, Fut>(self, handler: F) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, HandlerError>> + Send + 'static,
+    {
+        self.register(Verb::Request, handler::raw(handler))
+    }
+
+    /// Handles ticks as bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]: nothing was registered.
+    pub fn tick_raw<F, Fut>(self, handler: F) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, HandlerError>> + Send + 'static,
+    {
+        self.register(Verb::Tick, handler::raw(handler))
+    }
+
+    fn register(self, verb: Verb, call: HandlerFn) -> Result<HandlerId, RegisterError> {
+        let pattern = self.pattern?;
+        if pattern.is_system() && !self.system {
+            return Err(RegisterError::System { pattern: pattern.to_string() });
+        }
+        let handler = Handler { call, order: self.order };
+        self.node.handle.shared.registry.write().handlers.insert(verb, pattern, handler)
+    }
+}
+
+impl fmt::Debug for On<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("On").field("pattern", &self.pattern).finish_non_exhaustive()
+    }
+}
