@@ -19,7 +19,11 @@
 //! 5. The listener never reports that a peer is gone; `send` to a route that is gone fails with
 //!    [`SendError::NotConnected`].
 //! 6. A message that is larger than [`Options::message_bytes_max`] never reaches the receiver.
-//! 7. Dropping the transport closes everything at once and does not wait for peers.
+//! 7. Each connection of a link has a routing id of its own: the one given to [`Transport::dial`]
+//!    for the first, [`RoutingId::for_connection`] for the next ones. A listener that has not
+//!    noticed yet that a connection is gone would never read a second one of the same name.
+//! 8. After any other call, [`Transport::poll_event`] is called before the caller's task sleeps.
+//! 9. Dropping the transport closes everything at once and does not wait for peers.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -97,14 +101,22 @@ impl RoutingId {
     /// The first byte; never zero, which ZeroMQ keeps for the ids it makes up.
     const MARKER: u8 = b'z';
 
-    /// The routing id of the `number`th link of this incarnation (48 bits of `number` count).
+    /// The routing id of the `number`th link of this incarnation (32 bits of `number` count; the
+    /// 16 bits above them number the connections of the link).
     pub fn new(incarnation: crate::id::Incarnation, number: u64) -> Self {
         let mut bytes = [0; Self::BYTES];
         bytes[0] = Self::MARKER;
         bytes[1] = 1;
         bytes[2..10].copy_from_slice(&incarnation.0.to_le_bytes());
-        bytes[10..].copy_from_slice(&number.to_le_bytes()[..6]);
+        bytes[10..14].copy_from_slice(&number.to_le_bytes()[..4]);
         Self(bytes)
+    }
+
+    /// The routing id of the `connection`th connection of this link; 0 is the first.
+    #[must_use]
+    pub fn for_connection(mut self, connection: u16) -> Self {
+        self.0[14..].copy_from_slice(&connection.to_le_bytes());
+        self
     }
 
     /// Takes the bytes of a received routing id, if they have our shape.

@@ -1,0 +1,166 @@
+//! The listener: a ROUTER and its monitor.
+
+use std::net::{IpAddr, Ipv6Addr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event};
+use super::options::{Role, configure};
+use super::readiness::{Watched, again_if_interrupted};
+use super::receive::{Received, Receiver};
+use super::{Step, inproc};
+use crate::transport::{Address, Event, Options, Route, RoutingId, SendError};
+
+/// A bound ROUTER.
+pub(super) struct Listener {
+    address: Address,
+    router: Watched,
+    monitor: Option<Watched>,
+    waker: Waker,
+    /// Whether it is in the transport's queue.
+    pub(super) scheduled: bool,
+    /// Whether the waker must be registered again.
+    pub(super) woken: bool,
+    _lease: Option<Lease>,
+}
+
+impl Listener {
+    /// Listens on `address`, or says why not.
+    pub(super) fn bind(
+        address: &Address,
+        contexts: &mut Contexts,
+        options: &Options,
+        waker: Waker,
+    ) -> Result<Self, String> {
+        let text = |error: ::zmq::Error| error.to_string();
+        let (context, lease) = match address {
+            Address::Inproc { .. } => (inproc::context().clone(), None),
+            Address::Ipc { .. } | Address::Tcp { .. } => {
+                let (context, lease) = contexts.lease();
+                (context, Some(lease))
+            }
+        };
+        let router = context.socket(::zmq::ROUTER).map_err(text)?;
+        configure(&router, Role::Listener, options).map_err(text)?;
+        let monitor = match address {
+            Address::Inproc { name } => {
+                inproc::bind(name, &router).map_err(text)?;
+                None
+            }
+            Address::Ipc { .. } | Address::Tcp { .. } => {
+                let monitor = contexts.monitor(&context, &router).map_err(text)?;
+                router.bind(&endpoint(address)?).map_err(text)?;
+                Some(Watched::new(monitor).map_err(|error| error.to_string())?)
+            }
+        };
+        let bound = router.get_last_endpoint().map_err(text)?;
+        let bound = bound.ok().and_then(|endpoint| endpoint.parse().ok());
+        let router = Watched::new(router).map_err(|error| error.to_string())?;
+        Ok(Self {
+            address: bound.unwrap_or_else(|| address.clone()),
+            router,
+            monitor,
+            waker,
+            scheduled: false,
+            woken: true,
+            _lease: lease,
+        })
+    }
+
+    /// Where it listens, with the real port.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Does one thing that is to be done.
+    pub(super) fn service(&mut self, receiver: &mut Receiver) -> Step {
+        if std::mem::take(&mut self.woken) {
+            self.router.arm(&self.waker);
+            if let Some(monitor) = &mut self.monitor {
+                monitor.arm(&self.waker);
+            }
+        }
+        if let Some(monitor) = &mut self.monitor
+            && let Some(event) = monitor_event(monitor, &mut receiver.frame)
+        {
+            let counters = &mut receiver.counters;
+            counters.accepted += u64::from(event == MonitorEvent::Accepted);
+            counters.handshakes_failed += u64::from(matches!(
+                event,
+                MonitorEvent::AuthenticationFailed | MonitorEvent::HandshakeFailed
+            ));
+        }
+        match receiver.from_router(&mut self.router) {
+            Received::Dropped => Step::Again,
+            Received::Message((peer, message)) => {
+                Step::Event(Event::Message { route: Route::Downstream(peer), message })
+            }
+            Received::Nothing if self.monitor.as_ref().is_some_and(|m| m.dirty) => Step::Again,
+            Received::Nothing => Step::Idle,
+        }
+    }
+
+    /// Hands one message for `peer` to libzmq.
+    pub(super) fn send(&mut self, peer: RoutingId, message: &Bytes) -> Result<(), SendError> {
+        let router = &mut self.router;
+        router.dirty = true;
+        let socket = router.socket();
+        let first = ::zmq::DONTWAIT | ::zmq::SNDMORE;
+        match again_if_interrupted(|| socket.send(&peer.0[..], first)) {
+            Ok(()) => {}
+            Err(::zmq::Error::EAGAIN) => return Err(SendError::Full),
+            Err(_) => return Err(SendError::NotConnected),
+        }
+        // Once the peer is found there is room: a ROUTER takes the body or, when the peer has
+        // left in between, drops it.
+        again_if_interrupted(|| socket.send(&message[..], ::zmq::DONTWAIT))
+            .map_err(|_| SendError::NotConnected)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Address::Inproc { name } = &self.address {
+            inproc::unbind(name, self.router.socket());
+        }
+    }
+}
+
+/// What to hand to libzmq, once the operating system has nothing against it.
+///
+/// The system is asked first because the crate panics on an error number that it does not know,
+/// and because libzmq would remove whatever file is in the way of an ipc socket.
+fn endpoint(address: &Address) -> Result<String, String> {
+    let text = |error: std::io::Error| error.to_string();
+    match address {
+        Address::Inproc { .. } => Ok(address.to_string()),
+        Address::Ipc { path } => {
+            match std::fs::symlink_metadata(path) {
+                Ok(file) if !file.file_type().is_socket() => {
+                    return Err("there is a file that is no socket".into());
+                }
+                Ok(_) => std::fs::remove_file(path).map_err(text)?,
+                Err(_) => {}
+            }
+            drop(UnixListener::bind(path).map_err(text)?);
+            Ok(address.to_string())
+        }
+        Address::Tcp { host, port } => {
+            let host = match host.as_str() {
+                "localhost" => "127.0.0.1",
+                // With IPv6 on, this takes IPv4 connections as well.
+                "*" if TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() => "::",
+                "*" => "0.0.0.0",
+                host => host,
+            };
+            let ip: IpAddr = host
+                .parse()
+                .map_err(|_| "only a numeric address, localhost or * can be bound".to_owned())?;
+            drop(TcpListener::bind((ip, *port)).map_err(text)?);
+            Ok(Address::Tcp { host: host.to_owned(), port: *port }.to_string())
+        }
+    }
+}
