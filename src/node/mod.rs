@@ -1,0 +1,3 @@
+//! A node: one server, many clients, and the routing between them.
+
+pub mod route;
