@@ -1,8 +1,13 @@
 //! zmesh: a brokerless messaging mesh with a replicated log and key-value store.
 
+pub mod client;
+pub mod discovery;
 mod error;
 mod id;
+pub mod node;
+pub mod presence;
 pub mod protocol;
+pub mod server;
 mod timer;
 pub mod transport;
 pub mod wal;

@@ -1,0 +1,1 @@
+//! Which peer a message goes to.
