@@ -201,9 +201,11 @@ impl Builder {
             None => Box::new(ZmqTransport::new(self.transport_options())),
         };
         let address = self.listen(transport.as_mut())?;
-        let identity = Identity::new(self.cluster.clone(), node.clone(), incarnation, address.clone(), self.labels.clone());
+        let mut identity = Identity::new(&self.cluster, node.clone(), incarnation);
+        identity.address.clone_from(&address);
+        identity.labels = std::mem::take(&mut self.labels);
         let clock = Clock::start();
-        let core = Core::new(clock.now(), self.settings(identity), rng);
+        let core = Core::new(clock.now(), self.settings(Arc::new(identity)), rng);
         let shared = Arc::new(Shared::new(clock, core, self.events_max));
         let (finish, finished) = watch::channel(false);
         for seed in seeds {
@@ -258,7 +260,7 @@ impl Builder {
         }
     }
 
-    fn settings(&self, identity: Identity) -> Settings {
+    fn settings(&self, identity: Arc<Identity>) -> Settings {
         Settings {
             listens: identity.address.is_some(),
             identity,

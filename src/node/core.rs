@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::error::{InvalidMessage, RequestError, TickError};
 use super::event::{Direction, Event, Source};
 use super::link::{Links, QueueLimits, Queued};
+use super::refuse_log::RefuseLog;
 use super::peers::Peers;
 use super::route::{Choice, Chooser, Filter};
 use super::status::Counters;
@@ -35,7 +36,7 @@ use crate::transport::{self, Address, LinkId, Route, RoutingId, SendError};
 /// Everything about a node that is decided before it starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) queue: QueueLimits,
     pub(crate) payload_bytes_max: usize,
@@ -94,7 +95,7 @@ pub(crate) struct Message<'a> {
     pub(crate) system: bool,
 }
 
-/// How long a request or a tick to nobody in particular waits in a handshake's answer queue.
+/// Answers to strangers that may wait to be sent.
 const STRAY_SENDS_MAX: usize = 1_024;
 
 struct ClientLink {
@@ -103,6 +104,9 @@ struct ClientLink {
     timeout: Option<Time>,
     connected: bool,
 }
+
+mod incoming;
+mod wiring;
 
 /// See the [module](self).
 pub(crate) struct Core<T> {
@@ -119,7 +123,10 @@ pub(crate) struct Core<T> {
     chooser: Chooser,
     outputs: VecDeque<Output<T>>,
     counters: Counters,
+    /// Links that are closed once their goodbye has had its time.
+    hang_ups: VecDeque<(Time, LinkId)>,
     next_link: u64,
+    refuse_log: RefuseLog,
     rng: fastrand::Rng,
     stopped: bool,
 }
@@ -134,14 +141,11 @@ struct Waiting<T> {
 impl<T> Core<T> {
     pub(crate) fn new(now: Time, settings: Settings, mut rng: fastrand::Rng) -> Self {
         let identity = settings.identity.clone();
-        let server = Server::new(
-            now,
-            identity.clone(),
-            settings.heartbeat,
-            server::Options { peers_max: settings.peers_max },
-        );
+        let options =
+            server::Options { peers_max: settings.peers_max, ..server::Options::default() };
+        let server = Server::new(now, Arc::clone(&identity), settings.heartbeat, options);
         let discovery =
-            Discovery::new(now, &identity, settings.gossip, fastrand::Rng::with_seed(rng.u64(..)));
+            Discovery::new(identity.node.clone(), identity.address.clone(), rng.fork());
         let mut core = Self {
             server,
             clients: BTreeMap::new(),
@@ -151,10 +155,12 @@ impl<T> Core<T> {
             stray_sends: VecDeque::new(),
             peers: Peers::default(),
             requests: Requests::new(settings.in_flight_max),
-            chooser: Chooser::new(fastrand::Rng::with_seed(rng.u64(..))),
+            chooser: Chooser::new(rng.fork()),
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            hang_ups: VecDeque::new(),
             next_link: 1,
+            refuse_log: RefuseLog::default(),
             rng,
             stopped: false,
             settings,
@@ -179,7 +185,7 @@ impl<T> Core<T> {
         timeout: Duration,
         ticket: T,
     ) -> Result<RequestId, (T, RequestError)> {
-        match self.try_request(now, to, message, timeout) {
+        match self.find_route(to, message) {
             Ok((peer, route)) => {
                 let waiting = Waiting { ticket, peer, timeout };
                 self.enqueue_request(now, route, message, waiting)
@@ -188,12 +194,10 @@ impl<T> Core<T> {
         }
     }
 
-    fn try_request(
+    fn find_route(
         &self,
-        _now: Time,
         to: &str,
         message: Message<'_>,
-        _timeout: Duration,
     ) -> Result<(NodeId, Route), RequestError> {
         if self.stopped {
             return Err(RequestError::Stopped);
@@ -250,8 +254,7 @@ impl<T> Core<T> {
 
     /// Picks one joined peer that matches.
     pub(crate) fn choose(&mut self, filter: &Filter, choice: &Choice) -> Option<NodeId> {
-        let candidates = self.peers.matching(filter);
-        let chosen = self.chooser.choose(choice, &candidates);
+        let chosen = self.chooser.choose(choice, self.peers.matching(filter)).cloned();
         if chosen.is_none() {
             self.event(Event::Error {
                 source: Source::Node,
@@ -264,7 +267,7 @@ impl<T> Core<T> {
 
     /// Every joined peer that matches, in the order of their ids.
     pub(crate) fn matching(&self, filter: &Filter) -> Vec<NodeId> {
-        self.peers.matching(filter).into_iter().map(|candidate| candidate.node.clone()).collect()
+        self.peers.matching(filter).map(|candidate| candidate.node.clone()).collect()
     }
 
     /// Answers a request that was delivered.
@@ -311,25 +314,25 @@ impl<T> Core<T> {
 
     /// Dials `address`, and again whenever the link is lost.
     pub(crate) fn connect(&mut self, now: Time, address: Address) {
-        self.discovery.handle(now, discovery::Input::Seed(address));
+        self.discovery.handle(now, discovery::Input::AddSeed { address });
         self.drain_discovery(now);
     }
 
     /// Gives up the link to `address`; its peer leaves.
     pub(crate) fn disconnect(&mut self, now: Time, address: &Address) {
-        self.discovery.handle(now, discovery::Input::Forget(address.clone()));
+        self.discovery.handle(now, discovery::Input::RemoveSeed { address: address.clone() });
         self.drain_discovery(now);
     }
 
     /// Announces other labels.
     pub(crate) fn set_labels(&mut self, now: Time, labels: Labels) {
-        self.settings.identity.set_labels(labels);
-        let identity = self.settings.identity.clone();
-        self.server.handle(now, server::Input::Identity(identity.clone()));
+        Arc::make_mut(&mut self.settings.identity).set_labels(labels);
+        let identity = Arc::clone(&self.settings.identity);
+        self.server.handle(now, server::Input::Identity(Arc::clone(&identity)));
         self.drain_server(now);
         let links: Vec<LinkId> = self.clients.keys().copied().collect();
         for link in links {
-            self.client_input(now, link, client::Input::Identity(identity.clone()));
+            self.client_input(now, link, client::Input::Identity(Arc::clone(&identity)));
         }
     }
 
@@ -385,6 +388,9 @@ impl<T> Core<T> {
             self.client_timeouts.pop_first();
             self.client_input(now, link, client::Input::Timeout);
         }
+        while let Some((_, link)) = self.hang_ups.pop_front_if(|(due, _)| *due <= now) {
+            self.outputs.push_back(Output::HangUp(link));
+        }
         if self.discovery.poll_timeout().is_some_and(|due| due <= now) {
             self.discovery.handle(now, discovery::Input::Timeout);
             self.drain_discovery(now);
@@ -397,7 +403,8 @@ impl<T> Core<T> {
             return None;
         }
         let clients = self.client_timeouts.first().map(|(due, _)| *due);
-        let presence = earliest(self.server.poll_timeout(), clients);
+        let hang_up = self.hang_ups.front().map(|(due, _)| *due);
+        let presence = earliest(earliest(self.server.poll_timeout(), clients), hang_up);
         earliest(
             earliest(presence, self.discovery.poll_timeout()),
             self.requests.next_deadline(),
@@ -412,7 +419,7 @@ impl<T> Core<T> {
     /// The next message for the transport. Its fate is told with [`sent`](Self::sent).
     pub(crate) fn poll_send(&mut self) -> Option<(Route, Queued)> {
         if let Some((route, message)) = self.stray_sends.pop_front() {
-            return Some((route, Queued { message, request: RequestId::NONE }));
+            return Some((route, Queued::system(message)));
         }
         self.links.pop()
     }
@@ -472,6 +479,8 @@ impl<T> Core<T> {
     }
 }
 
+/// How long a goodbye has to leave before its link is closed.
+const GOODBYE_GRACE: Duration = Duration::from_millis(50);
 /// The most bytes of the message in an error reply.
 const ERROR_MESSAGE_BYTES_MAX: usize = 1_024;
 

@@ -27,6 +27,19 @@ pub(crate) struct Queued {
     pub(crate) message: Bytes,
     /// The request it carries, so that its caller hears at once when it cannot be sent.
     pub(crate) request: RequestId,
+    /// A system message: it still matters after the peer has left.
+    pub(crate) system: bool,
+}
+
+impl Queued {
+    pub(crate) fn system(message: Bytes) -> Self {
+        Self { message, request: RequestId::NONE, system: true }
+    }
+
+    /// A message of the application; `request` is [`RequestId::NONE`] for ticks and replies.
+    pub(crate) fn application(message: Bytes, request: RequestId) -> Self {
+        Self { message, request, system: false }
+    }
 }
 
 /// One link: its queue and what was learnt about its timing.
@@ -234,7 +247,7 @@ mod tests {
     const LIMITS: QueueLimits = QueueLimits { messages_max: 2, bytes_max: 10 };
 
     fn queued(bytes: usize) -> Queued {
-        Queued { message: Bytes::from(vec![0; bytes]), request: RequestId::NONE }
+        Queued::system(Bytes::from(vec![0; bytes]))
     }
 
     fn route(number: u64) -> Route {

@@ -108,15 +108,23 @@ impl Peers {
     }
 
     /// Joined peers that match, in the order of their ids.
-    pub(crate) fn matching(&self, filter: &Filter) -> Vec<Candidate<'_>> {
+    pub(crate) fn matching<'a>(
+        &'a self,
+        filter: &'a Filter,
+    ) -> impl Iterator<Item = Candidate<'a>> {
         let candidates = self.peers.iter().map(|(node, peer)| Candidate {
             node,
             labels: &peer.labels,
-            upstream: peer.upstream.is_some(),
-            downstream: peer.downstream.is_some(),
+            up: peer.upstream.is_some(),
+            down: peer.downstream.is_some(),
             in_flight: peer.in_flight,
         });
-        candidates.filter(|candidate| filter.matches(candidate)).collect()
+        candidates.filter(|candidate| filter.accepts(candidate))
+    }
+
+    /// One route to every joined peer.
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        self.peers.keys().filter_map(|node| Some(self.route(node.as_str())?.1)).collect()
     }
 
     pub(crate) fn request_started(&mut self, node: &NodeId) {

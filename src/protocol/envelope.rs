@@ -10,7 +10,8 @@
 //!  8 crc32c                           12 sequence
 //! 16 request                          24 from
 //! 32 to                               40 time left, ms   44 payload bytes
-//! 48 subject, then payload, then the end of the frame
+//! 48 sent at, ms
+//! 52 subject, then payload, then the end of the frame
 //! ```
 //!
 //! Pure: bytes in, bytes out.
@@ -26,7 +27,7 @@ use super::system::PROTOCOL_VERSION;
 use crate::id::{Incarnation, RequestId};
 
 /// Bytes of the header, before subject and payload.
-pub const HEADER_BYTES: usize = 48;
+pub const HEADER_BYTES: usize = 52;
 /// The most bytes of a subject: its length is one byte of the header.
 pub const SUBJECT_BYTES_MAX: usize = 255;
 
@@ -156,6 +157,9 @@ pub struct Envelope {
     /// For [`Kind::Request`] and [`Kind::Tick`]: time left at sending, in whole milliseconds on
     /// the wire, rounded up; none for no limit.
     pub time_left: Option<Duration>,
+    /// Milliseconds on the sender's clock when it was sent, wrapping. The clocks of two nodes have
+    /// nothing in common, but their difference tells how long this was on its way beyond usual.
+    pub sent_ms: u32,
     /// What it is addressed to; empty unless a request or a tick.
     pub subject: Subject,
     /// Up to the payload limit.
@@ -183,6 +187,7 @@ impl Envelope {
             from: self.from,
             to: self.to,
             time_left: self.time_left,
+            sent_ms: self.sent_ms,
             subject: self.subject.as_str(),
             payload: &self.payload,
         }
@@ -225,6 +230,7 @@ impl Envelope {
                 0 => None,
                 ms => Some(Duration::from_millis(ms.into())),
             },
+            sent_ms: header.sent_ms,
             subject,
             payload: frame.slice(payload_at..),
         })
@@ -251,6 +257,8 @@ pub struct Outgoing<'a> {
     pub to: Incarnation,
     /// Time left; rounded up to whole milliseconds, at least 1, at most 49 days.
     pub time_left: Option<Duration>,
+    /// Milliseconds on our clock.
+    pub sent_ms: u32,
     /// A valid subject (see [`Subject::check`]), or empty.
     pub subject: &'a str,
     /// The payload.
@@ -301,6 +309,7 @@ impl Outgoing<'_> {
             to: self.to,
             time_left_ms: self.time_left.map_or(0, whole_milliseconds),
             payload_bytes: payload_bytes.expect("payload limits are below 4 GiB"),
+            sent_ms: self.sent_ms,
         }
     }
 }
@@ -504,6 +513,7 @@ struct Header {
     to: Incarnation,
     time_left_ms: u32,
     payload_bytes: u32,
+    sent_ms: u32,
 }
 
 impl Header {
@@ -534,6 +544,7 @@ impl Header {
             to: Incarnation(u64::from_le_bytes(field(header, 32))),
             time_left_ms: u32::from_le_bytes(field(header, 40)),
             payload_bytes: u32::from_le_bytes(field(header, 44)),
+            sent_ms: u32::from_le_bytes(field(header, 48)),
         })
     }
 
@@ -548,6 +559,7 @@ impl Header {
         frame.extend_from_slice(&self.to.0.to_le_bytes());
         frame.extend_from_slice(&self.time_left_ms.to_le_bytes());
         frame.extend_from_slice(&self.payload_bytes.to_le_bytes());
+        frame.extend_from_slice(&self.sent_ms.to_le_bytes());
         debug_assert_eq!(frame.len(), HEADER_BYTES);
     }
 

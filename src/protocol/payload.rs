@@ -25,7 +25,8 @@ pub const ELEMENTS_MAX: u64 = 1 << 20;
 /// a type that serializes as bytes: a `Vec<u8>` is an array of numbers and is held to
 /// [`ELEMENTS_MAX`].
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, PayloadError> {
-    let bytes = rmp_serde::to_vec(value)?;
+    let bytes =
+        rmp_serde::to_vec(value).map_err(|error| PayloadError::Encode(error.to_string()))?;
     check(&bytes)?;
     Ok(bytes)
 }
@@ -38,7 +39,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, PayloadError>
 /// value of this type.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
     check(bytes)?;
-    Ok(rmp_serde::from_slice(bytes)?)
+    rmp_serde::from_slice(bytes).map_err(|error| PayloadError::Decode(error.to_string()))
 }
 
 /// Checks that `bytes` are exactly one well-formed MessagePack value within [`DEPTH_MAX`] and
@@ -64,12 +65,12 @@ pub fn check(bytes: &[u8]) -> Result<(), PayloadError> {
 }
 
 /// Why bytes are not a payload, or a value cannot be one.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
     /// The bytes are well-formed but are not a value of the type that is wanted.
     #[error("the payload is not of the expected type: {0}")]
-    Decode(#[from] rmp_serde::decode::Error),
+    Decode(String),
     /// The value is nested too deep.
     #[error("the payload is nested deeper than {DEPTH_MAX} levels")]
     Depth,
@@ -78,13 +79,16 @@ pub enum PayloadError {
     Elements,
     /// The type refuses to be serialized.
     #[error("the value cannot be encoded: {0}")]
-    Encode(#[from] rmp_serde::encode::Error),
+    Encode(String),
     /// A length declares more than there is, or the value ends too early.
     #[error("the payload ends before the value does")]
     Length,
     /// The byte 0xc1, which MessagePack never uses.
     #[error("the payload has a byte that begins no value")]
     Marker,
+    /// The bytes are raw: only the application knows what they are.
+    #[error("the payload is raw bytes, not MessagePack")]
+    NotMessagePack,
     /// There is something behind the value.
     #[error("{bytes} bytes follow the payload's value")]
     Trailing {
@@ -103,6 +107,7 @@ impl PayloadError {
             Self::Encode(_) => "payload_encode",
             Self::Length => "payload_length",
             Self::Marker => "payload_marker",
+            Self::NotMessagePack => "payload_raw",
             Self::Trailing { .. } => "payload_trailing",
         }
     }

@@ -119,7 +119,7 @@ impl<T> Core<T> {
         let message = "greet first";
         self.refuse_request(now, route, envelope, ErrorCode::ProtocolNotReady, message);
         if let Route::Downstream(route) = route {
-            self.server.handle(now, server::Input::Stranger { route });
+            self.server.handle(now, server::Input::Alive { route });
             self.drain_server(now);
         }
     }
@@ -177,7 +177,7 @@ impl<T> Core<T> {
 
     pub(super) fn check(&self, message: Message<'_>) -> Result<(), InvalidMessage> {
         let subject = || message.subject.to_owned();
-        if !Subject::is_valid(message.subject) {
+        if !Subject::check(message.subject.as_bytes()).is_ok() {
             return Err(InvalidMessage::Subject(subject()));
         }
         if message.subject.starts_with('_') && !message.system {
@@ -220,7 +220,7 @@ impl<T> Core<T> {
             subject: message.subject,
             payload: message.payload,
         };
-        self.links.push(route, Queued { message: outgoing.encode(), request });
+        self.links.push(route, Queued::application(outgoing.encode(), request));
     }
 
     /// Queues the answer to a request, unless the requester reads so little that it is full.
@@ -255,7 +255,7 @@ impl<T> Core<T> {
         }
         .encode();
         match joined {
-            true => self.links.push(route, Queued { message: encoded, request: RequestId::NONE }),
+            true => self.links.push(route, Queued::application(encoded, RequestId::NONE)),
             false => self.send_stray(route, encoded),
         }
     }
@@ -282,11 +282,11 @@ impl<T> Core<T> {
         .encode();
         match stray {
             true => self.send_stray(route, encoded),
-            false => self.links.push(route, Queued { message: encoded, request: RequestId::NONE }),
+            false => self.links.push(route, Queued::system(encoded)),
         }
     }
 
-    fn send_stray(&mut self, route: Route, message: Bytes) {
+    pub(super) fn send_stray(&mut self, route: Route, message: Bytes) {
         match self.stray_sends.len() < super::STRAY_SENDS_MAX {
             true => self.stray_sends.push_back((route, message)),
             false => self.counters.dropped_full += 1,

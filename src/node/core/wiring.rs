@@ -1,6 +1,8 @@
 //! How clients, the server and discovery are wired into one node: their outputs become messages,
 //! entries of the peer table and events.
 
+use std::sync::Arc;
+
 use super::{ClientLink, Core, Output};
 use crate::client::{self, Client};
 use crate::discovery;
@@ -9,7 +11,7 @@ use crate::id::NodeId;
 use crate::node::error::RequestError;
 use crate::node::event::{Direction, Event, Source};
 use crate::presence::{LeaveReason, PeerInfo};
-use crate::protocol::system::System;
+use crate::protocol::system::{KnownPeers, RefuseReason, System};
 use crate::server;
 use crate::timer::Time;
 use crate::transport::{Address, LinkId, Route, RoutingId};
@@ -26,8 +28,8 @@ impl<T> Core<T> {
         self.next_link += 1;
         let routing_id = RoutingId::new(self.settings.identity.incarnation, link.0);
         let rng = self.rng.fork();
-        let identity = self.settings.identity.clone();
-        let client = Client::new(now, identity, self.settings.heartbeat, rng);
+        let identity = Arc::clone(&self.settings.identity);
+        let client = Client::new(identity, self.settings.heartbeat, rng);
         let entry =
             ClientLink { client, address: address.clone(), timeout: None, connected: false };
         self.clients.insert(link, entry);
@@ -40,7 +42,7 @@ impl<T> Core<T> {
         let found = self.clients.iter().find(|(_, entry)| entry.address == *address);
         let Some(link) = found.map(|(link, _)| *link) else { return };
         self.client_input(now, link, client::Input::Stop);
-        self.outputs.push_back(Output::HangUp(link));
+        self.hang_ups.push_back((now + super::GOODBYE_GRACE, link));
         self.forget_link(link);
     }
 
@@ -115,17 +117,14 @@ impl<T> Core<T> {
             }
             client::Output::GiveUp(reason) => self.give_up(now, link, reason),
             client::Output::Joined(info) => self.joined(now, route, info),
-            client::Output::Labels(labels) => self.relabeled(route, labels),
+            client::Output::Labels(peer) => self.relabeled(now, peer),
             client::Output::Left(reason) => self.left(now, route, reason),
-            client::Output::Peers(peers) => {
-                self.discovery.handle(now, discovery::Input::Known(peers));
-                self.drain_discovery(now);
-            }
+            client::Output::Peers(known) => self.heard(now, known),
             client::Output::Send(message) => self.send_system(now, route, &message),
         }
     }
 
-    fn give_up(&mut self, now: Time, link: LinkId, reason: crate::protocol::system::RefuseReason) {
+    fn give_up(&mut self, now: Time, link: LinkId, reason: RefuseReason) {
         let Some(entry) = self.clients.get(&link) else { return };
         let address = entry.address.clone();
         self.event(Event::Error {
@@ -136,7 +135,7 @@ impl<T> Core<T> {
         self.outputs.push_back(Output::HangUp(link));
         self.links.close(Route::Upstream(link));
         self.forget_link(link);
-        self.discovery.handle(now, discovery::Input::GaveUp(address));
+        self.discovery.handle(now, discovery::Input::GaveUp { address, reason });
         self.drain_discovery(now);
     }
 
@@ -150,16 +149,11 @@ impl<T> Core<T> {
                     self.links.open(Route::Downstream(route));
                     self.joined(now, Route::Downstream(route), peer);
                 }
-                server::Output::Labels { route, labels } => {
-                    self.relabeled(Route::Downstream(route), labels);
-                }
-                server::Output::Left { route, reason } => {
+                server::Output::Labels { peer, .. } => self.relabeled(now, peer),
+                server::Output::Left { route, reason, .. } => {
                     self.left(now, Route::Downstream(route), reason);
                 }
-                server::Output::Peers(peers) => {
-                    self.discovery.handle(now, discovery::Input::Known(peers));
-                    self.drain_discovery(now);
-                }
+                server::Output::Peers { known, .. } => self.heard(now, known),
                 server::Output::Send { route, message } => {
                     self.send_system(now, Route::Downstream(route), &message);
                 }
@@ -169,14 +163,22 @@ impl<T> Core<T> {
 
     // ---- discovery -------------------------------------------------------------------------
 
+    fn heard(&mut self, now: Time, known: KnownPeers) {
+        if self.settings.gossip {
+            self.discovery.handle(now, discovery::Input::Heard(known));
+            self.drain_discovery(now);
+        }
+    }
+
     pub(super) fn drain_discovery(&mut self, now: Time) {
         while let Some(output) = self.discovery.poll_output() {
             match output {
-                discovery::Output::Dial(address) => self.dial(now, address),
-                discovery::Output::HangUp(address) => self.hang_up(now, &address),
-                discovery::Output::Tell { node, peers } => {
-                    if let Some((_, route)) = self.peers.route(node.as_str()) {
-                        self.send_system(now, route, &System::Peers(peers));
+                discovery::Output::Dial { address } => self.dial(now, address),
+                discovery::Output::HangUp { address } => self.hang_up(now, &address),
+                discovery::Output::Tell(known) => {
+                    let message = System::Peers(known);
+                    for route in self.peers.routes() {
+                        self.send_system(now, route, &message);
                     }
                 }
             }
@@ -191,8 +193,8 @@ impl<T> Core<T> {
         self.peers.joined(route, info.clone());
         tracing::info!(peer = %info.node, ?direction, "peer joined");
         self.event(Event::PeerJoined { peer: info.clone(), direction });
-        let address = self.dialed_address(route);
-        self.discovery.handle(now, discovery::Input::Joined { peer: info, address });
+        let dialed = self.dialed_address(route);
+        self.discovery.handle(now, discovery::Input::Joined { dialed, peer: info });
         self.drain_discovery(now);
     }
 
@@ -203,11 +205,13 @@ impl<T> Core<T> {
         }
     }
 
-    fn relabeled(&mut self, route: Route, labels: crate::protocol::system::Labels) {
-        let Some(peer) = self.links.peek(route).and_then(|link| link.peer.clone()) else { return };
-        if self.peers.relabeled(&peer, &labels) {
+    fn relabeled(&mut self, now: Time, info: PeerInfo) {
+        if self.peers.relabeled(&info.node, &info.labels) {
+            let (peer, labels) = (info.node.clone(), info.labels.clone());
             self.event(Event::PeerLabels { peer, labels });
         }
+        self.discovery.handle(now, discovery::Input::Changed { peer: info });
+        self.drain_discovery(now);
     }
 
     fn left(&mut self, now: Time, route: Route, reason: LeaveReason) {
@@ -221,12 +225,17 @@ impl<T> Core<T> {
             Route::Upstream(_) => self.links.reset(route),
         };
         for queued in waiting {
-            self.unsent(&queued);
+            match queued.system {
+                true => self.send_stray(route, queued.message),
+                false => self.unsent(&queued),
+            }
         }
         self.event(Event::PeerLeft { peer: peer.clone(), incarnation, direction, reason });
-        let still_linked = self.peers.route(peer.as_str()).is_some();
-        let address = self.dialed_address(route);
-        self.discovery.handle(now, discovery::Input::Left { peer, address, still_linked });
+        if self.peers.route(peer.as_str()).is_none() {
+            self.chooser.forget(&peer);
+        }
+        let dialed = self.dialed_address(route);
+        self.discovery.handle(now, discovery::Input::Left { dialed, node: peer });
         self.drain_discovery(now);
     }
 

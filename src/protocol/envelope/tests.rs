@@ -21,6 +21,7 @@ fn request() -> Envelope {
         from: Incarnation(0xa1),
         to: Incarnation(0xb2),
         time_left: Some(Duration::from_secs(5)),
+        sent_ms: 9,
         subject: Subject::new("math.sum").unwrap(),
         payload: Bytes::from_static(&[0x93, 1, 2, 3]),
     }
@@ -49,6 +50,7 @@ prop_compose! {
         from: u64,
         to: u64,
         time_left in prop::option::of(1..=u32::MAX),
+        sent_ms: u32,
         subject in subjects().prop_filter("has a word", |subject| !subject.is_empty()),
         payload in prop::collection::vec(any::<u8>(), 0..300),
     ) -> Envelope {
@@ -63,6 +65,7 @@ prop_compose! {
             time_left: time_left
                 .filter(|_| kind.is_addressed())
                 .map(|ms| Duration::from_millis(ms.into())),
+            sent_ms,
             subject: match kind.is_addressed() {
                 true => Subject::new(&subject).unwrap(),
                 false => Subject::default(),
@@ -190,7 +193,7 @@ fn largest_declared_lengths_are_refused() {
     frame[44..48].fill(255);
     let frame = seal(frame);
     let all = Limits { payload_bytes_max: usize::MAX };
-    let expected = 48 + 255 + u64::from(u32::MAX);
+    let expected = 52 + 255 + u64::from(u32::MAX);
     assert_eq!(Envelope::decode(&frame, &all), Err(EnvelopeError::Length { expected, got: 60 }));
     let none = Limits { payload_bytes_max: 0 };
     let error = EnvelopeError::PayloadTooLarge { bytes: u32::MAX, max: 0 };
