@@ -128,7 +128,7 @@ impl PartialEq for Pattern {
 impl Eq for Pattern {}
 
 /// Why a text is no pattern.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPattern {
     /// The expression cannot be parsed, or is too large when compiled.
