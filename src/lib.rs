@@ -14,5 +14,11 @@ pub mod wal;
 
 pub use error::{Effect, ErrorCode};
 pub use id::{Incarnation, InvalidNodeId, NODE_ID_BYTES_MAX, NodeId, RequestId};
+pub use node::{
+    BoxedOutcome, Builder, Call, Counters, Direction, Event, Events, HandlerError, HandlerId,
+    IntoAddress, InvalidMessage, Lagged, Middleware, Next, Node, NodeStatus, On, Outcome, Peer,
+    PeerView, RegisterError, Request, RequestAll, RequestError, Response, Source, StartError,
+    TickError, WaitError, route,
+};
 pub use timer::{Clock, Time, earliest};
 pub use transport::{Address, InvalidAddress};

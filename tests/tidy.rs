@@ -80,7 +80,8 @@ fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
                 folders.push(path);
             } else if path.to_string_lossy().ends_with(ending) {
                 let text = fs::read_to_string(&path).expect("text");
-                let name = path.strip_prefix(root()).expect("inside").to_string_lossy().into_owned();
+                let name =
+                    path.strip_prefix(root()).expect("inside").to_string_lossy().into_owned();
                 found.push((name, text));
             }
         }

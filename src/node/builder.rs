@@ -214,7 +214,15 @@ impl Builder {
         runtime.spawn(Driver::new(Arc::clone(&shared), transport, finish));
         tracing::info!(%node, %incarnation, address = ?address.as_ref().map(ToString::to_string), "node started");
         let request_timeout = self.request_timeout;
-        let handle = Handle { shared, node, incarnation, address, request_timeout, encrypted: false, finished };
+        let handle = Handle {
+            shared,
+            node,
+            incarnation,
+            address,
+            request_timeout,
+            encrypted: false,
+            finished,
+        };
         Ok(Node { handle: Arc::new(handle) })
     }
 
@@ -231,7 +239,9 @@ impl Builder {
             return wrong(error.to_string());
         }
         if self.cluster.is_empty() || self.cluster.len() > CLUSTER_NAME_BYTES_MAX {
-            return wrong(format!("the cluster name must have 1 to {CLUSTER_NAME_BYTES_MAX} bytes"));
+            return wrong(format!(
+                "the cluster name must have 1 to {CLUSTER_NAME_BYTES_MAX} bytes"
+            ));
         }
         let long = |text: &str| text.len() > LABEL_BYTES_MAX;
         if self.labels.len() > LABELS_MAX || self.labels.iter().any(|(k, v)| long(k) || long(v)) {

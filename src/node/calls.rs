@@ -155,7 +155,8 @@ impl<R> Future for Response<R> {
                 Poll::Ready(Ok(result)) => result,
                 Poll::Ready(Err(_closed)) => Err(RequestError::Stopped),
             },
-            State::Failed(_) | State::Done => match std::mem::replace(&mut self.state, State::Done) {
+            State::Failed(_) | State::Done => match std::mem::replace(&mut self.state, State::Done)
+            {
                 State::Failed(error) => Err(error),
                 State::Done | State::Waiting(_) => Err(RequestError::Stopped),
             },
@@ -168,7 +169,7 @@ impl<R> Future for Response<R> {
 impl Drop for InFlight {
     fn drop(&mut self) {
         // Resolved or not: the core ignores an id that is not in flight.
-        if self.receiver.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+        if matches!(self.receiver.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
             self.shared.with(|core, _| core.cancel(self.request));
         }
     }

@@ -14,21 +14,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::error::{InvalidMessage, RequestError, TickError};
-use super::event::{Direction, Event, Source};
+use super::error::{RequestError, TickError};
+use super::event::{Event, Source};
 use super::link::{Links, QueueLimits, Queued};
-use super::refuse_log::RefuseLog;
 use super::peers::Peers;
+use super::refuse_log::RefuseLog;
 use super::route::{Choice, Chooser, Filter};
 use super::status::Counters;
 use crate::client::{self, Client};
 use crate::discovery::{self, Discovery};
 use crate::error::ErrorCode;
-use crate::id::{Incarnation, NodeId, RequestId};
-use crate::presence::{Heartbeat, Identity, LeaveReason};
-use crate::protocol::envelope::{Envelope, Format, Kind, Limits, Outgoing, Subject};
+use crate::id::{NodeId, RequestId};
+use crate::presence::{Heartbeat, Identity};
+use crate::protocol::envelope::{Format, Kind, Subject};
 use crate::protocol::requests::Requests;
-use crate::protocol::system::{Labels, System};
+use crate::protocol::system::Labels;
 use crate::server::{self, Server};
 use crate::timer::{Time, earliest};
 use crate::transport::{self, Address, LinkId, Route, RoutingId, SendError};
@@ -144,8 +144,7 @@ impl<T> Core<T> {
         let options =
             server::Options { peers_max: settings.peers_max, ..server::Options::default() };
         let server = Server::new(now, Arc::clone(&identity), settings.heartbeat, options);
-        let discovery =
-            Discovery::new(identity.node.clone(), identity.address.clone(), rng.fork());
+        let discovery = Discovery::new(identity.node.clone(), identity.address.clone(), rng.fork());
         let mut core = Self {
             server,
             clients: BTreeMap::new(),
@@ -154,7 +153,7 @@ impl<T> Core<T> {
             links: Links::default(),
             stray_sends: VecDeque::new(),
             peers: Peers::default(),
-            requests: Requests::new(settings.in_flight_max),
+            requests: Requests::new(settings.in_flight_max, rng.u32(..)),
             chooser: Chooser::new(rng.fork()),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -194,11 +193,7 @@ impl<T> Core<T> {
         }
     }
 
-    fn find_route(
-        &self,
-        to: &str,
-        message: Message<'_>,
-    ) -> Result<(NodeId, Route), RequestError> {
+    fn find_route(&self, to: &str, message: Message<'_>) -> Result<(NodeId, Route), RequestError> {
         if self.stopped {
             return Err(RequestError::Stopped);
         }
@@ -220,13 +215,13 @@ impl<T> Core<T> {
     ) -> Result<RequestId, (T, RequestError)> {
         let timeout = waiting.timeout;
         let peer = waiting.peer.clone();
-        match self.requests.insert(now, now + timeout, route, waiting) {
+        match self.requests.insert(now + timeout, route, waiting) {
             Ok(request) => {
                 self.peers.request_started(&peer);
                 self.enqueue(now, route, Kind::Request, request, Some(timeout), message);
                 Ok(request)
             }
-            Err(full) => Err((full.0.ticket, RequestError::Full { peer })),
+            Err(full) => Err((full.ticket.ticket, RequestError::Full { peer })),
         }
     }
 
@@ -372,7 +367,6 @@ impl<T> Core<T> {
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Time) {
         while let Some((request, waiting)) = self.requests.poll_expired(now) {
-            self.counters.requests_timed_out += 1;
             let after = waiting.timeout;
             let error = RequestError::Timeout { peer: waiting.peer.clone(), after };
             self.resolve(request, waiting, Err(error));
@@ -405,10 +399,7 @@ impl<T> Core<T> {
         let clients = self.client_timeouts.first().map(|(due, _)| *due);
         let hang_up = self.hang_ups.front().map(|(due, _)| *due);
         let presence = earliest(earliest(self.server.poll_timeout(), clients), hang_up);
-        earliest(
-            earliest(presence, self.discovery.poll_timeout()),
-            self.requests.next_deadline(),
-        )
+        earliest(earliest(presence, self.discovery.poll_timeout()), self.requests.next_deadline())
     }
 
     /// The next effect.
@@ -471,7 +462,13 @@ impl<T> Core<T> {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        Counters { late_replies: self.requests.late_replies(), ..self.counters.clone() }
+        let requests = self.requests.counters();
+        Counters {
+            late_replies: requests.replies_late,
+            misrouted_replies: requests.replies_misrouted,
+            requests_timed_out: requests.expired,
+            ..self.counters.clone()
+        }
     }
 
     pub(crate) fn counters_mut(&mut self) -> &mut Counters {

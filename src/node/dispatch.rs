@@ -34,6 +34,8 @@ const LANE_MESSAGES_MAX: usize = 10_000;
 #[derive(Default)]
 pub(crate) struct Registry {
     pub(crate) handlers: Handlers<Handler>,
+    /// Handlers of subjects that begin with `_`; an application's `>` must not take these.
+    pub(crate) system: Handlers<Handler>,
     pub(crate) middleware: Arc<[Arc<dyn Middleware>]>,
 }
 
@@ -120,11 +122,14 @@ impl Dispatcher {
 
     fn find(&self, verb: Verb, subject: &str) -> (Vec<Handler>, Arc<[Arc<dyn Middleware>]>) {
         let registry = self.shared.registry.read();
+        let table = match subject.starts_with('_') {
+            true => &registry.system,
+            false => &registry.handlers,
+        };
+        let clone = |(_, handler): (_, &Handler)| handler.clone();
         let handlers = match verb {
-            Verb::Request => {
-                registry.handlers.find(verb, subject).map(|(_, handler)| handler.clone()).into_iter().collect()
-            }
-            Verb::Tick => registry.handlers.find_all(verb, subject).map(|(_, h)| h.clone()).collect(),
+            Verb::Request => table.request_handler(subject).map(clone).into_iter().collect(),
+            Verb::Tick => table.tick_handlers(subject).map(clone).collect(),
         };
         (handlers, Arc::clone(&registry.middleware))
     }

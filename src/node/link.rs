@@ -89,7 +89,8 @@ impl Link {
 
     /// Notes the number of an envelope that arrived; returns how many are missing before it.
     pub(crate) fn note_sequence(&mut self, sequence: u32) -> u32 {
-        let missing = self.sequence_in.map_or(0, |last| sequence.wrapping_sub(last.wrapping_add(1)));
+        let missing =
+            self.sequence_in.map_or(0, |last| sequence.wrapping_sub(last.wrapping_add(1)));
         self.sequence_in = Some(sequence);
         // A jump of more than half the range is a number from the past, not a hole.
         if missing > u32::MAX / 2 { 0 } else { missing }
@@ -278,7 +279,8 @@ mod tests {
             links.open(route(number));
             links.push(route(number), queued(1));
         }
-        let order: Vec<Route> = std::iter::from_fn(|| links.pop().map(|(route, _)| route)).collect();
+        let order: Vec<Route> =
+            std::iter::from_fn(|| links.pop().map(|(route, _)| route)).collect();
         assert_eq!(order, [route(1), route(2), route(1), route(1)]);
     }
 

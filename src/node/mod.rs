@@ -27,7 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
-pub use self::builder::Builder;
+pub use self::builder::{Builder, IntoAddress};
 pub use self::calls::{Request, RequestAll, Response};
 pub use self::error::{
     HandlerError, InvalidMessage, RequestError, StartError, TickError, WaitError,
@@ -39,7 +39,7 @@ pub use self::register::{HandlerId, On, RegisterError};
 pub use self::status::{Counters, NodeStatus};
 
 use self::calls::{Encoded, Target};
-use self::core::Message;
+use self::core::{Message, Reply};
 use self::driver::Shared;
 use self::route::{Choice, Filter};
 use crate::id::{Incarnation, NodeId};
@@ -200,7 +200,7 @@ impl Node {
         target: Target,
         subject: &str,
         payload: Encoded,
-        decode: fn(self::core::Reply) -> Result<R, RequestError>,
+        decode: fn(Reply) -> Result<R, RequestError>,
     ) -> Request<R> {
         Request {
             shared: Arc::clone(&self.handle.shared),

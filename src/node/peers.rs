@@ -147,7 +147,8 @@ impl Peers {
 
 impl Peer {
     fn view(&self, node: &NodeId, queued: &impl Fn(Route) -> usize) -> PeerView {
-        let upstream = self.upstream.map(|(link, inc)| (Direction::Upstream, Route::Upstream(link), inc));
+        let upstream =
+            self.upstream.map(|(link, inc)| (Direction::Upstream, Route::Upstream(link), inc));
         let downstream =
             self.downstream.map(|(id, inc)| (Direction::Downstream, Route::Downstream(id), inc));
         let links: Vec<_> = upstream.into_iter().chain(downstream).collect();

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Node;
 use super::dispatch::{Handler, HandlerFn, Order};
 use super::error::HandlerError;
 use super::handler::{self, Call, Middleware, Peer};
-use super::Node;
-pub use crate::protocol::handlers::{HandlerId, RegisterError};
-use crate::protocol::handlers::{Pattern, Verb};
+pub use crate::protocol::handlers::HandlerId;
+use crate::protocol::handlers::{AlreadyRegistered, InvalidPattern, Pattern, Verb};
 
 impl Node {
     /// Handles requests whose subject matches `pattern`: an exact subject, or one with `*` for a
@@ -66,7 +66,12 @@ impl Node {
 
     /// As [`on`](Self::on), for subjects that match a regular expression as a whole.
     pub fn on_regex(&self, expression: &str) -> On<'_> {
-        On { node: self, pattern: Pattern::regex(expression), order: Order::OneByOne, system: false }
+        On {
+            node: self,
+            pattern: Pattern::regex(expression),
+            order: Order::OneByOne,
+            system: false,
+        }
     }
 
     /// A handler of a subject of the system.
@@ -92,7 +97,7 @@ impl Node {
 #[must_use = "nothing is registered until request, tick or raw is called"]
 pub struct On<'a> {
     node: &'a Node,
-    pattern: Result<Pattern, RegisterError>,
+    pattern: Result<Pattern, InvalidPattern>,
     order: Order,
     system: bool,
 }
@@ -163,12 +168,35 @@ impl On<'_> {
 
     fn register(self, verb: Verb, call: HandlerFn) -> Result<HandlerId, RegisterError> {
         let pattern = self.pattern?;
-        if pattern.is_system() && !self.system {
-            return Err(RegisterError::System { pattern: pattern.to_string() });
+        if pattern.as_str().starts_with('_') && !self.system {
+            return Err(RegisterError::System { pattern: pattern.as_str().to_owned() });
         }
         let handler = Handler { call, order: self.order };
-        self.node.handle.shared.registry.write().handlers.insert(verb, pattern, handler)
+        let mut registry = self.node.handle.shared.registry.write();
+        let table = match self.system {
+            true => &mut registry.system,
+            false => &mut registry.handlers,
+        };
+        Ok(table.insert(verb, pattern, handler)?)
     }
+}
+
+/// Why a handler was not registered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The pattern is malformed.
+    #[error(transparent)]
+    Pattern(#[from] InvalidPattern),
+    /// Subjects that begin with `_` belong to the system.
+    #[error("pattern {pattern:?} belongs to the system")]
+    System {
+        /// The pattern.
+        pattern: String,
+    },
+    /// Another request handler has this very pattern.
+    #[error(transparent)]
+    Taken(#[from] AlreadyRegistered),
 }
 
 impl fmt::Debug for On<'_> {

@@ -26,6 +26,8 @@ pub struct Counters {
     pub requests_lost: u64,
     /// Replies that arrived too late or twice.
     pub late_replies: u64,
+    /// Replies that came from another peer than the one that was asked.
+    pub misrouted_replies: u64,
     /// Replies that were dropped because the requester does not read.
     pub replies_dropped_full: u64,
     /// Ticks that were refused to the caller because the queue was full.

@@ -64,7 +64,7 @@ impl<T> Requests<T> {
         route: Route,
         ticket: T,
     ) -> Result<RequestId, Full<T>> {
-        if self.len() >= self.limit {
+        if !self.has_room() {
             return Err(Full { ticket });
         }
         let Ok(index) = self.free.pop().map_or_else(|| u32::try_from(self.slots.len()), Ok) else {
@@ -125,6 +125,20 @@ impl<T> Requests<T> {
             .map(|(index, slot)| request_id(slot.generation, index))
             .collect();
         ids.into_iter().filter_map(|id| Some((id, self.remove(id)?))).collect()
+    }
+
+    /// Takes all requests in flight, in the order of their slots.
+    pub fn drain(&mut self) -> Vec<(RequestId, T)> {
+        let in_flight = |(index, slot): (u32, &Slot<T>)| {
+            slot.pending.is_some().then(|| request_id(slot.generation, index))
+        };
+        let ids: Vec<RequestId> = (0_u32..).zip(&self.slots).filter_map(in_flight).collect();
+        ids.into_iter().filter_map(|id| Some((id, self.remove(id)?))).collect()
+    }
+
+    /// Whether another request may be added.
+    pub fn has_room(&self) -> bool {
+        self.len() < self.limit
     }
 
     /// The earliest deadline of a request in flight.

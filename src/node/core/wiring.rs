@@ -77,11 +77,15 @@ impl<T> Core<T> {
 
     pub(super) fn transport_closed(&mut self, now: Time, link: LinkId, reason: String) {
         let Some(entry) = self.clients.get(&link) else { return };
-        let source = Source::Client(entry.address.clone());
+        let address = entry.address.clone();
+        let source = Source::Client(address.clone());
         let code = ErrorCode::Refused;
         self.event(Event::Error { source, code, message: reason.clone() });
         self.client_input(now, link, client::Input::Closed { reason });
+        self.links.close(Route::Upstream(link));
         self.forget_link(link);
+        self.discovery.handle(now, discovery::Input::GaveUp { address, reason: None });
+        self.drain_discovery(now);
     }
 
     pub(super) fn client_input(&mut self, now: Time, link: LinkId, input: client::Input) {
@@ -135,7 +139,7 @@ impl<T> Core<T> {
         self.outputs.push_back(Output::HangUp(link));
         self.links.close(Route::Upstream(link));
         self.forget_link(link);
-        self.discovery.handle(now, discovery::Input::GaveUp { address, reason });
+        self.discovery.handle(now, discovery::Input::GaveUp { address, reason: Some(reason) });
         self.drain_discovery(now);
     }
 
