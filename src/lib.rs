@@ -4,6 +4,7 @@ pub mod consensus;
 mod error;
 mod id;
 pub mod protocol;
+pub mod replica;
 mod timer;
 pub mod transport;
 pub mod wal;
