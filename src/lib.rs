@@ -3,6 +3,7 @@
 pub mod consensus;
 mod error;
 mod id;
+pub mod kv;
 pub mod protocol;
 pub mod replica;
 mod timer;

@@ -610,8 +610,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         let now = self.now;
         let due = |operation: &mut Operation<T>| operation.deadline <= now;
-        let writes: Vec<_> =
-            self.proposed.extract_if(.., |_, operation| due(operation)).map(|(_, op)| op).collect();
+        let late = self.proposed.iter().filter(|(_, operation)| operation.deadline <= now);
+        let late: Vec<_> = late.map(|(key, _)| *key).collect();
+        let writes: Vec<_> = late.iter().filter_map(|key| self.proposed.remove(key)).collect();
         let mut reads: Vec<_> = self.reads.extract_if(.., due).collect();
         for waiting in self.rounds.values_mut().chain(self.confirmed.values_mut()) {
             reads.extend(waiting.extract_if(.., due));
