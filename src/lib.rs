@@ -1,12 +1,15 @@
 //! zmesh: a brokerless messaging mesh with a replicated log and key-value store.
 
 pub mod client;
+pub mod consensus;
 pub mod discovery;
 mod error;
 mod id;
+pub mod kv;
 pub mod node;
 pub mod presence;
 pub mod protocol;
+pub mod replica;
 pub mod server;
 mod timer;
 pub mod transport;

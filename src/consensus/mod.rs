@@ -1,0 +1,611 @@
+//! Consensus: which entries are committed, who leads, and when a read may be answered.
+//!
+//! Wraps the `raft` crate, which decides, behind inputs (time, messages, proposals, read rounds,
+//! confirmed writes) and outputs in their order: [`Consensus::poll`] gives entries to persist and
+//! entries that are committed, [`Consensus::take_frames`] what to send. Messages that promise
+//! something leave only after [`Consensus::persisted`] of the write they depend on.
+//!
+//! Around the crate this module adds what it leaves to its users: our own codec ([`wire`]), a door
+//! that refuses what it would panic on ([`door`]), seeded election timeouts, and the rules that its
+//! membership changes need (see `apply_membership` and `leave_joint`).
+//!
+//! Pure: time and randomness come from outside; the only I/O is reading the [`Log`].
+
+mod door;
+pub mod membership;
+mod options;
+mod progress;
+mod storage;
+pub mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::prelude::{ConfChangeV2, Entry, Message, MessageType};
+use raft::{RawNode, StateRole};
+use uuid::Uuid;
+
+pub use door::{Refusal, Refusals};
+pub use options::{InvalidOptions, Options};
+pub use progress::{Follower, FollowerState};
+pub use storage::{Log, LogError};
+
+use crate::id::Incarnation;
+use crate::timer::Time;
+use crate::wal;
+use membership::{Bootstrap, Change, Membership};
+use storage::{Window, entry_to_log, membership_entry};
+use wire::Envelope;
+
+/// One replica's part in the consensus. See the [module](self).
+pub struct Consensus<L: Log> {
+    node: RawNode<Window<L>>,
+    cluster: Uuid,
+    raft_id: u64,
+    incarnation: Incarnation,
+    options: Options,
+    rng: fastrand::Rng,
+    membership: Membership,
+    /// Raft ids outside the membership that the owner vouches for.
+    admitted: BTreeSet<u64>,
+    ticked: Time,
+    /// What the present election timeout was drawn for.
+    drawn_for: (u64, StateRole, u64),
+    election_ticks: usize,
+    read_rounds: u64,
+    /// The newest number that the crate gave out.
+    newest: u64,
+    /// Term and vote as last handed out for writing.
+    durable: (u64, u64),
+    /// Writes handed out and not confirmed, with index and term of the last entry of each.
+    writing: VecDeque<(u64, Option<(u64, u64)>)>,
+    /// Messages that wait for the write with this number, in order.
+    held: VecDeque<(u64, Vec<Message>)>,
+    outbox: BTreeMap<u64, Vec<Message>>,
+    refusals: Refusals,
+}
+
+/// What a replica begins with.
+#[derive(Debug)]
+pub struct Setup<L> {
+    /// Raft id of this replica.
+    pub raft_id: u64,
+    /// This start of the process; marks its read rounds.
+    pub incarnation: Incarnation,
+    /// The members the cluster began with.
+    pub bootstrap: Bootstrap,
+    /// What the disk remembers.
+    pub hard_state: wal::HardState,
+    /// The entries on disk, which begin after [`Bootstrap::INDEX`].
+    pub log: L,
+    /// Times and limits.
+    pub options: Options,
+    /// Election timeouts are drawn from it.
+    pub rng: fastrand::Rng,
+    /// The time of the start.
+    pub now: Time,
+}
+
+/// What a replica is at present.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It asks to become leader.
+    Candidate,
+    /// It follows a leader, or waits for one.
+    Follower,
+    /// It leads.
+    Leader,
+}
+
+/// A write to do: everything in it must be on disk before [`Consensus::persisted`] is called.
+///
+/// Order on disk: hard state first, then the entries, then one sync.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Persist {
+    /// Confirms this write and all before it.
+    pub number: u64,
+    /// The hard state, if it must be durable with this write.
+    pub hard_state: Option<wal::HardState>,
+    /// Entries, which replace what the log has from the first one's index on.
+    pub entries: Vec<wal::Entry>,
+}
+
+/// What one step gave; handle it in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To write.
+    pub persist: Option<Persist>,
+    /// Committed, in order, each once. Entries of a changed membership among them are committed
+    /// durably only after the write above; see [`Self::apply_after_persist`].
+    pub committed: Vec<wal::Entry>,
+    /// Whether the committed entries may be applied only after the write.
+    pub apply_after_persist: bool,
+    /// Read rounds that a quorum confirmed, with the index that must be applied first.
+    pub reads: Vec<(u64, u64)>,
+}
+
+/// Why entries were not proposed. They had no effect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// A change of the membership is under way, or there is nothing to leave.
+    #[error("a change of the membership is under way")]
+    ChangePending,
+    /// Too much waits for the quorum, or the leadership is being handed over.
+    #[error("too many proposals wait for the quorum")]
+    Full,
+    /// This replica does not lead.
+    #[error("not the leader")]
+    NotLeader,
+}
+
+impl<L: Log> Consensus<L> {
+    /// Starts from what the disk has; committed entries come again through [`Self::poll`].
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: the options or the disk's content cannot be used.
+    pub fn new(setup: Setup<L>) -> Result<Self, StartError> {
+        setup.options.check()?;
+        if setup.raft_id == 0 {
+            return Err(StartError::Inconsistent { what: "raft id 0" });
+        }
+        let (first, last) = (setup.log.first_index(), setup.log.last_index());
+        if first != Bootstrap::INDEX + 1 || setup.log.term(Bootstrap::INDEX) != Some(Bootstrap::TERM)
+        {
+            return Err(StartError::Inconsistent { what: "log does not begin after the bootstrap" });
+        }
+        if setup.hard_state.term < Bootstrap::TERM || setup.hard_state.commit > last {
+            return Err(StartError::Inconsistent { what: "hard state does not fit the log" });
+        }
+        let membership = Membership::new(&setup.bootstrap);
+        let commit = setup.hard_state.commit.max(Bootstrap::INDEX);
+        let hard_state = wal::HardState { commit, ..setup.hard_state };
+        let window = Window::new(setup.log, hard_state, membership.conf_state().clone());
+        let config = raft_config(setup.raft_id, &setup.options);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, window, &logger)
+            .map_err(|error| StartError::Raft { reason: error.to_string() })?;
+        let mut consensus = Self {
+            node,
+            cluster: setup.bootstrap.cluster_id(),
+            raft_id: setup.raft_id,
+            incarnation: setup.incarnation,
+            election_ticks: setup.options.election_ticks_min(),
+            options: setup.options,
+            rng: setup.rng,
+            membership,
+            admitted: BTreeSet::new(),
+            ticked: setup.now,
+            drawn_for: (0, StateRole::Follower, 0),
+            read_rounds: 0,
+            newest: 0,
+            durable: (setup.hard_state.term, setup.hard_state.vote),
+            writing: VecDeque::new(),
+            held: VecDeque::new(),
+            outbox: BTreeMap::new(),
+            refusals: Refusals::default(),
+        };
+        consensus.after_call();
+        Ok(consensus)
+    }
+
+    /// Lets time pass. Returns whether this replica was away for longer than half an election
+    /// timeout, so that what it knows of the others may be old.
+    ///
+    /// Time in which nothing ran is not held against the others, who may well have written: at
+    /// most half an election timeout passes at once.
+    pub fn tick(&mut self, now: Time) -> bool {
+        let interval = self.options.tick_interval;
+        let elapsed = now.saturating_since(self.ticked);
+        let due = u32::try_from(elapsed.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+        let limit = u32::try_from(self.options.election_ticks_min() / 2).unwrap_or(u32::MAX).max(1);
+        self.ticked = if due > limit { now } else { self.ticked + interval * due };
+        for _ in 0..due.min(limit) {
+            self.tick_once();
+        }
+        elapsed > self.options.election_timeout_min / 2
+    }
+
+    /// When [`Self::tick`] has something to do next.
+    pub fn poll_timeout(&self) -> Time {
+        self.ticked + self.options.tick_interval
+    }
+
+    /// Takes a frame that arrived on the authenticated link of the replica `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: the frame or a message in it is not acceptable, and was counted. Messages
+    /// before it were used, which is as good as the rest having been lost.
+    pub fn handle_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
+        let result = self.step_frame(from, frame);
+        if let Err(refusal) = &result {
+            self.refusals.count(refusal);
+        }
+        result
+    }
+
+    /// Proposes entries, all in one message; returns the index of the first and their term.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]: none of them was proposed.
+    pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<(u64, u64), ProposeError> {
+        let entry = |data| {
+            let mut entry = Entry::default();
+            entry.data = data;
+            entry
+        };
+        self.propose_entries(commands.into_iter().map(entry).collect())
+    }
+
+    /// Proposes a change of the membership; no changes leave the change under way.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]: it was not proposed.
+    pub fn propose_changes(&mut self, changes: &[Change]) -> Result<(u64, u64), ProposeError> {
+        // The crate would replace such a proposal by an empty entry without a word.
+        let pending = self.node.raft.has_pending_conf();
+        if pending || self.membership.is_joint() != changes.is_empty() {
+            return Err(ProposeError::ChangePending);
+        }
+        let data = membership::conf_change(changes).write_to_bytes();
+        let data = Bytes::from(data.expect("protobuf writes to memory"));
+        let context = membership::encode_changes(changes);
+        self.propose_entries(vec![membership_entry(data, context)])
+    }
+
+    /// Begins a read round, which asks a quorum whether this replica still leads; its number comes
+    /// back in [`Output::reads`]. `None` when no round can begin at present: this replica does not
+    /// lead, has not yet committed an entry of its term, or enough rounds are under way.
+    ///
+    /// The mark of a round is never used twice, not even by another start of the process: an answer
+    /// to an old round must not confirm a new one.
+    pub fn begin_read(&mut self) -> Option<u64> {
+        let raft = &self.node.raft;
+        let room = raft.pending_read_count() < self.options.read_rounds_max;
+        if self.role() != Role::Leader || !room || !raft.commit_to_current_term() {
+            return None;
+        }
+        self.read_rounds += 1;
+        let mut mark = self.incarnation.0.to_le_bytes().to_vec();
+        mark.extend_from_slice(&self.read_rounds.to_le_bytes());
+        self.node.read_index(mark);
+        self.after_call();
+        Some(self.read_rounds)
+    }
+
+    /// Hands the leadership to a voter, if this replica leads. It may fail silently: the leadership
+    /// then stays, and proposals are accepted again after an election timeout.
+    pub fn transfer(&mut self, to: u64) {
+        if self.role() == Role::Leader {
+            self.node.transfer_leader(to);
+            self.after_call();
+        }
+    }
+
+    /// Says that what was sent to this replica was probably lost.
+    pub fn unreachable(&mut self, raft_id: u64) {
+        self.node.report_unreachable(raft_id);
+        self.after_call();
+    }
+
+    /// Accepts a replica that is not a member as far as has been applied here. A replica that lags
+    /// must hear leaders that joined later; its owner vouches for them by their handshake.
+    pub fn admit(&mut self, raft_id: u64) {
+        self.admitted.insert(raft_id);
+    }
+
+    /// The next output, until there is none. Call it after every input.
+    pub fn poll(&mut self) -> Option<Output> {
+        if self.failure().is_some() || !self.node.has_ready() {
+            return None;
+        }
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        let entries = ready.take_entries();
+        let committed: Vec<_> = ready.take_committed_entries().iter().map(entry_to_log).collect();
+        let reads = ready.take_read_states();
+        let (now, later) = (ready.take_messages(), ready.take_persisted_messages());
+        self.node.mut_store().append(&entries);
+        self.node.advance_append_async(ready);
+        self.post(now);
+        self.newest = number;
+        let changes = committed.iter().any(|entry| entry.kind == wal::EntryKind::Membership);
+        let persist = self.write(number, &entries, changes);
+        self.held.push_back((number, later));
+        if self.writing.is_empty() {
+            self.release();
+        }
+        let reads = reads.iter().filter_map(|state| {
+            Some((self.round_of(&state.request_ctx)?, state.index))
+        });
+        let reads = reads.collect();
+        Some(Output { persist, committed, apply_after_persist: changes, reads })
+    }
+
+    /// Confirms a write, and all before it: they are on disk. Then call [`Self::poll`].
+    pub fn persisted(&mut self, number: u64) {
+        while self.writing.front().is_some_and(|(written, _)| *written <= number) {
+            if let Some((_, Some((index, term)))) = self.writing.pop_front() {
+                self.node.mut_store().confirm(index, term);
+            }
+        }
+        self.release();
+        self.after_call();
+    }
+
+    /// Says that everything up to and including `index` has been applied.
+    pub fn applied(&mut self, index: u64) {
+        self.node.advance_apply_to(index);
+        self.after_call();
+    }
+
+    /// Applies an entry of the kind [`Membership`](wal::EntryKind::Membership), in its turn.
+    ///
+    /// An entry that makes no sense changes nothing, on every replica alike.
+    pub fn apply_membership(&mut self, entry: &wal::Entry) {
+        let Some(changes) = membership::decode_changes(&entry.data) else { return };
+        let conf_change: ConfChangeV2 = membership::conf_change(&changes);
+        let Ok(conf) = self.node.apply_conf_change(&conf_change) else { return };
+        self.membership.apply(&changes, conf);
+        self.admitted.retain(|raft_id| {
+            !changes.iter().any(|change| *change == Change::Remove(*raft_id))
+        });
+        // The crate leaves a removed leader in office, where it would panic on its own progress or
+        // keep the others from electing somebody.
+        if !self.membership.is_voter(self.raft_id) && self.role() != Role::Follower {
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, raft::INVALID_ID);
+        }
+        self.after_call();
+    }
+
+    /// Frames to send, each with the raft id of its receiver: one per receiver, unless there is
+    /// more than fits.
+    pub fn take_frames(&mut self) -> Vec<(u64, Bytes)> {
+        let outbox = std::mem::take(&mut self.outbox);
+        if self.failure().is_some() {
+            return Vec::new();
+        }
+        let mut frames = Vec::with_capacity(outbox.len());
+        for (to, messages) in outbox {
+            let envelope = Envelope { cluster: self.cluster, from: self.raft_id, to };
+            frames.extend(wire::encode(envelope, &messages).into_iter().map(|frame| (to, frame)));
+        }
+        frames
+    }
+
+    /// Why this replica cannot go on, if so. Nothing leaves it any more.
+    pub fn failure(&self) -> Option<LogError> {
+        self.node.store().failure()
+    }
+
+    /// What this replica is.
+    pub fn role(&self) -> Role {
+        match self.node.raft.state {
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower => Role::Follower,
+            StateRole::Leader => Role::Leader,
+        }
+    }
+
+    /// The present term.
+    pub fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// Raft id of the leader of the term, if it is known.
+    pub fn leader(&self) -> Option<u64> {
+        let leader = self.node.raft.leader_id;
+        (leader != raft::INVALID_ID).then_some(leader)
+    }
+
+    /// Raft id of this replica.
+    pub fn raft_id(&self) -> u64 {
+        self.raft_id
+    }
+
+    /// The id of the cluster.
+    pub fn cluster(&self) -> Uuid {
+        self.cluster
+    }
+
+    /// The highest index that is known to be committed.
+    pub fn commit(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    /// The last index of the log, persisted or not.
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    /// The members as of what has been applied.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// What was refused at the door since the start.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals
+    }
+
+    /// How far the others are, by raft id, as the leader knows it; nothing on other replicas.
+    pub fn followers(&self) -> Vec<Follower> {
+        if self.role() != Role::Leader {
+            return Vec::new();
+        }
+        progress::followers(self.raft_id, self.node.raft.prs(), self.last_index())
+    }
+
+    fn tick_once(&mut self) {
+        let log = &self.node.raft.raft_log;
+        if self.role() != Role::Leader && log.persisted < log.last_index() {
+            // A replica whose own disk is behind must not win: the crate counts on that.
+            return;
+        }
+        self.node.tick();
+        self.after_call();
+        self.broadcast_commit();
+        self.leave_joint();
+    }
+
+    /// Followers learn the commit index from the next append. When there is none, they learn it
+    /// here, within a tick.
+    fn broadcast_commit(&mut self) {
+        let committed = self.commit();
+        let idle = self.role() == Role::Leader && committed == self.last_index();
+        let raft_id = self.raft_id;
+        let behind = self.node.raft.prs().iter().any(|(id, progress)| {
+            *id != raft_id && progress.matched == committed && progress.committed_index < committed
+        });
+        if idle && behind {
+            self.node.raft.bcast_append();
+        }
+    }
+
+    /// Raft may lose the step out of a joint membership when the leader changes.
+    fn leave_joint(&mut self) {
+        let pending = self.node.raft.has_pending_conf();
+        if self.role() == Role::Leader && self.membership.is_joint() && !pending {
+            // A refusal is repeated with the next tick.
+            let _ = self.propose_changes(&[]);
+        }
+    }
+
+    fn step_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
+        if !self.membership.contains(from) && !self.admitted.contains(&from) {
+            return Err(Refusal::NotMember { from });
+        }
+        let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
+        for message in wire::decode(frame, expected)? {
+            door::check(&self.node.raft, &message)?;
+            // What the crate refuses here is from a replica whose progress it does not follow.
+            let _ = self.node.step(message);
+            self.after_call();
+        }
+        Ok(())
+    }
+
+    fn propose_entries(&mut self, entries: Vec<Entry>) -> Result<(u64, u64), ProposeError> {
+        if self.role() != Role::Leader {
+            return Err(ProposeError::NotLeader);
+        }
+        if entries.is_empty() {
+            return Ok((self.last_index() + 1, self.term()));
+        }
+        let first = self.last_index() + 1;
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.raft_id;
+        message.set_entries(entries.into());
+        let result = self.node.raft.step(message);
+        self.after_call();
+        result.map(|()| (first, self.term())).map_err(|_| ProposeError::Full)
+    }
+
+    /// Makes the write of one step, if there is anything that must be durable.
+    fn write(&mut self, number: u64, entries: &[Entry], changes: bool) -> Option<Persist> {
+        let raft = &self.node.raft;
+        let durable = (raft.term, raft.vote);
+        // A commit index is a hint and costs no sync, but for one case: a membership that has been
+        // applied must not be forgotten, or its old quorum could elect a leader again.
+        let must = durable != self.durable || changes;
+        let hard_state = must.then(|| {
+            wal::HardState { term: raft.term, vote: raft.vote, commit: raft.raft_log.committed }
+        });
+        if hard_state.is_none() && entries.is_empty() {
+            return None;
+        }
+        self.durable = durable;
+        self.writing.push_back((number, entries.last().map(|last| (last.index, last.term))));
+        Some(Persist { number, hard_state, entries: entries.iter().map(entry_to_log).collect() })
+    }
+
+    /// Confirms to the crate, and lets out, what waits for no write any more.
+    fn release(&mut self) {
+        let through = self.writing.front().map_or(self.newest, |(number, _)| number - 1);
+        self.node.on_persist_ready(through);
+        while self.held.front().is_some_and(|(number, _)| *number <= through) {
+            if let Some((_, messages)) = self.held.pop_front() {
+                self.post(messages);
+            }
+        }
+    }
+
+    fn post(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            self.outbox.entry(message.to).or_default().push(message);
+        }
+    }
+
+    fn round_of(&self, mark: &[u8]) -> Option<u64> {
+        let (incarnation, round) = mark.split_first_chunk::<8>()?;
+        let round = u64::from_le_bytes(round.try_into().ok()?);
+        (u64::from_le_bytes(*incarnation) == self.incarnation.0).then_some(round)
+    }
+
+    /// The crate draws election timeouts from a generator that cannot be seeded. After every call
+    /// into it the timeout is therefore put back to ours, drawn anew when the term, the role or
+    /// the leader has changed.
+    fn after_call(&mut self) {
+        let key = (self.node.raft.term, self.node.raft.state, self.node.raft.leader_id);
+        if key != self.drawn_for {
+            self.drawn_for = key;
+            let (min, max) = (self.options.election_ticks_min(), self.options.election_ticks_max());
+            self.election_ticks = self.rng.usize(min..max);
+        }
+        self.node.raft.set_randomized_election_timeout(self.election_ticks);
+    }
+}
+
+fn raft_config(raft_id: u64, options: &Options) -> raft::Config {
+    raft::Config {
+        id: raft_id,
+        heartbeat_tick: options.heartbeat_ticks(),
+        election_tick: options.election_ticks_min(),
+        min_election_tick: options.election_ticks_min(),
+        max_election_tick: options.election_ticks_max(),
+        check_quorum: true,
+        pre_vote: true,
+        read_only_option: raft::ReadOnlyOption::Safe,
+        skip_bcast_commit: true,
+        max_inflight_msgs: options.inflight_messages_max,
+        max_size_per_msg: options.message_bytes_max,
+        max_uncommitted_size: options.uncommitted_bytes_max,
+        max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+        ..raft::Config::default()
+    }
+}
+
+/// Bytes of committed entries in one output; a replica that starts applies its log in such steps.
+const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Why a replica cannot start.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// What the disk has does not fit together.
+    #[error("{what}")]
+    Inconsistent {
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// A relation between the options does not hold.
+    #[error(transparent)]
+    Options(#[from] InvalidOptions),
+    /// The `raft` crate refused the configuration.
+    #[error("raft refused to start: {reason}")]
+    Raft {
+        /// In its words.
+        reason: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

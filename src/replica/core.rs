@@ -1,0 +1,659 @@
+//! The pure part of a replica: proposals and reads in, answers out.
+//!
+//! One turn takes all inputs that have arrived, proposes all commands in one message, begins one
+//! read round for all reads, and gives out what to send, what to write and what is done. The order
+//! in which a driver handles these is in the [module above](super).
+//!
+//! Pure: time enters as `now`, effects leave through the `take` functions.
+//! Invariants: every accepted ticket is answered exactly once; a write is answered with success
+//! only when its entry is committed with the term under which it was proposed; a read is answered
+//! from a state that contains every write acknowledged before the read began.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::ReplicaError;
+use super::machine::Machine;
+use super::status::{Repair, Status, Waiting};
+use super::store::SharedLog;
+use crate::consensus::membership::{Bootstrap, Change};
+use crate::consensus::{self, Consensus, Log, Persist, ProposeError, Refusal, Role, StartError};
+use crate::id::{Incarnation, NodeId};
+use crate::timer::Time;
+use crate::wal;
+
+/// Times and limits of a replica.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// Those of the consensus below.
+    pub consensus: consensus::Options,
+    /// Proposals that may wait for the quorum [default: 16,384]. Larger: more memory while there
+    /// is no quorum. Smaller: bursts are refused.
+    pub proposals_max: usize,
+    /// Bytes of commands that may wait for the quorum [default: 32 MiB]. Larger and smaller: as
+    /// above. Must not be more than the limit of the consensus.
+    pub proposal_bytes_max: usize,
+    /// Reads that may wait for the quorum [default: 65,536].
+    pub reads_max: usize,
+    /// Bytes of one command [default: 8 MiB and 8 KiB].
+    pub command_bytes_max: usize,
+    /// How often a leader looks how far the others lag [default: 2 s]. It decides what the status
+    /// shows; catching up itself needs no such impulse.
+    pub repair_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            consensus: consensus::Options::default(),
+            proposals_max: 16_384,
+            proposal_bytes_max: 32 * 1024 * 1024,
+            reads_max: 65_536,
+            command_bytes_max: 8 * 1024 * 1024 + 8192,
+            repair_interval: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a core begins with.
+#[derive(Debug)]
+pub struct Setup<M, L = SharedLog> {
+    /// Raft id of this replica.
+    pub raft_id: u64,
+    /// This start of the process.
+    pub incarnation: Incarnation,
+    /// The members the cluster began with.
+    pub bootstrap: Bootstrap,
+    /// What the disk remembers.
+    pub hard_state: wal::HardState,
+    /// The entries on disk.
+    pub log: L,
+    /// An empty machine; committed entries are applied to it again.
+    pub machine: M,
+    /// Times and limits.
+    pub options: Options,
+    /// Election timeouts are drawn from it.
+    pub rng: fastrand::Rng,
+    /// The time of the start.
+    pub now: Time,
+}
+
+/// A replica without its disk, its network and its clock. `T` names an operation for its owner.
+pub struct Core<M, T, L: Log = SharedLog> {
+    consensus: Consensus<L>,
+    machine: M,
+    options: Options,
+    now: Time,
+    applied: u64,
+    has_room: bool,
+    /// Accepted for the next proposal.
+    queued: Vec<Operation<T>>,
+    /// Proposed, by index and term.
+    proposed: BTreeMap<(u64, u64), Operation<T>>,
+    /// Bytes of the commands in `queued` and `proposed`.
+    command_bytes: usize,
+    /// Accepted for the next read round.
+    reads: Vec<Operation<T>>,
+    /// Waiting for a quorum, by read round.
+    rounds: BTreeMap<u64, Vec<Operation<T>>>,
+    /// Confirmed, waiting until this index is applied.
+    confirmed: BTreeMap<u64, Vec<Operation<T>>>,
+    read_count: usize,
+    /// No accepted operation has an earlier deadline.
+    expiry: Option<Time>,
+    persists: VecDeque<Persist>,
+    /// Committed entries, each batch with the write that must be confirmed before.
+    to_apply: VecDeque<(Option<u64>, Vec<wal::Entry>)>,
+    done: Vec<Done<T>>,
+    events: Vec<Event>,
+    seen: Event,
+    repair: Repair,
+    repair_due: Time,
+    repair_matched: BTreeMap<u64, u64>,
+    failure: Option<String>,
+}
+
+/// A command or query with its owner's name for it.
+#[derive(Debug)]
+struct Operation<T> {
+    bytes: Bytes,
+    size: usize,
+    deadline: Time,
+    ticket: T,
+}
+
+/// An answer to one operation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Done<T> {
+    /// The owner's name for the operation.
+    pub ticket: T,
+    /// What became of it.
+    pub result: Reply,
+}
+
+/// What became of an operation.
+pub type Reply = Result<Applied, ReplicaError>;
+
+/// A command that was committed and applied, or a query that was answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Applied {
+    /// The index of the command; for a query the highest index it saw.
+    pub index: u64,
+    /// The term of the command; for a query the present one.
+    pub term: u64,
+    /// What the machine said.
+    pub response: Bytes,
+}
+
+/// The replica's place among the others has changed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// What it is.
+    pub role: Role,
+    /// The present term.
+    pub term: u64,
+    /// The node that leads, if known.
+    pub leader: Option<NodeId>,
+}
+
+impl<M: Machine, T, L: Log> Core<M, T, L> {
+    /// Starts from what the disk has. Committed entries are applied with the first turns.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: the options or the disk's content cannot be used.
+    pub fn new(setup: Setup<M, L>) -> Result<Self, StartError> {
+        let repair_due = setup.now + setup.options.repair_interval;
+        let consensus = Consensus::new(consensus::Setup {
+            raft_id: setup.raft_id,
+            incarnation: setup.incarnation,
+            bootstrap: setup.bootstrap,
+            hard_state: setup.hard_state,
+            log: setup.log,
+            options: setup.options.consensus.clone(),
+            rng: setup.rng,
+            now: setup.now,
+        })?;
+        let seen = Event { role: Role::Follower, term: consensus.term(), leader: None };
+        Ok(Self {
+            consensus,
+            machine: setup.machine,
+            options: setup.options,
+            now: setup.now,
+            applied: Bootstrap::INDEX,
+            has_room: true,
+            queued: Vec::new(),
+            proposed: BTreeMap::new(),
+            command_bytes: 0,
+            reads: Vec::new(),
+            rounds: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+            read_count: 0,
+            expiry: None,
+            persists: VecDeque::new(),
+            to_apply: VecDeque::new(),
+            done: Vec::new(),
+            events: Vec::new(),
+            seen,
+            repair: Repair::default(),
+            repair_due,
+            repair_matched: BTreeMap::new(),
+            failure: None,
+        })
+    }
+
+    /// Accepts a command for the next turn's proposal, or answers at once why not.
+    ///
+    /// Until `deadline` the answer is certain: committed, refused, or replaced by another leader's
+    /// entry. At the deadline it is [`ReplicaError::QuorumFailed`], and the command may yet commit.
+    pub fn propose(&mut self, command: Bytes, deadline: Time, ticket: T) {
+        if let Err(error) = self.may_propose(&command) {
+            return self.answer(ticket, Err(error));
+        }
+        let size = command.len();
+        self.command_bytes += size;
+        self.expire_at(deadline);
+        self.queued.push(Operation { bytes: command, size, deadline, ticket });
+    }
+
+    /// Accepts a query that must see every write acknowledged before now, or answers why not.
+    ///
+    /// At the deadline the answer is [`ReplicaError::NoQuorum`].
+    pub fn read(&mut self, query: Bytes, deadline: Time, ticket: T) {
+        let refusal = match self.leads() {
+            Err(error) => Some(error),
+            Ok(()) if self.read_count >= self.options.reads_max => {
+                Some(ReplicaError::ProposalsFull)
+            }
+            Ok(()) => None,
+        };
+        if let Some(error) = refusal {
+            return self.answer(ticket, Err(error));
+        }
+        self.read_count += 1;
+        self.expire_at(deadline);
+        self.reads.push(Operation { size: query.len(), bytes: query, deadline, ticket });
+    }
+
+    /// Answers a query from whatever has been applied here, however old that is; the index says
+    /// how far it reaches.
+    pub fn read_stale(&self, query: &Bytes) -> (u64, Bytes) {
+        (self.applied, self.machine.query(query))
+    }
+
+    /// Takes a frame from the authenticated link of the replica `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: it was not acceptable; it was counted.
+    pub fn handle_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        self.consensus.handle_frame(from, frame)
+    }
+
+    /// Says that what was sent to this replica was probably lost.
+    pub fn unreachable(&mut self, raft_id: u64) {
+        self.consensus.unreachable(raft_id);
+    }
+
+    /// See [`Consensus::admit`].
+    pub fn admit(&mut self, raft_id: u64) {
+        self.consensus.admit(raft_id);
+    }
+
+    /// Hands the leadership to a voter. See [`Consensus::transfer`].
+    pub fn transfer(&mut self, raft_id: u64) {
+        self.consensus.transfer(raft_id);
+    }
+
+    /// Proposes a change of the membership. It is done when [`Self::status`] shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]: it was not proposed.
+    pub fn change_membership(&mut self, changes: &[Change]) -> Result<(), ProposeError> {
+        // The empty change leaves a joint membership, which the consensus does by itself.
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.consensus.propose_changes(changes).map(|_| ())
+    }
+
+    /// Says whether the disk has room for more entries; without it, proposals are refused.
+    pub fn set_room(&mut self, has_room: bool) {
+        self.has_room = has_room;
+    }
+
+    /// Does everything that the inputs so far and the time call for.
+    pub fn turn(&mut self, now: Time) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.now = now;
+        if self.consensus.tick(now) {
+            // Answers to rounds from before a pause may be old; ask again before answering.
+            for (_, reads) in std::mem::take(&mut self.rounds) {
+                self.reads.extend(reads);
+            }
+        }
+        self.observe();
+        self.propose_queued();
+        self.drain();
+        self.expire();
+        self.observe_followers();
+    }
+
+    /// When [`Self::turn`] has something to do even without an input.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.failure.is_some() {
+            return None;
+        }
+        crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry)
+    }
+
+    /// Confirms a write, and all before it: they are on disk.
+    pub fn persisted(&mut self, number: u64) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.consensus.persisted(number);
+        for (barrier, _) in &mut self.to_apply {
+            *barrier = barrier.filter(|barrier| *barrier > number);
+        }
+        self.drain();
+    }
+
+    /// Stops for good: a write or sync failed, so nothing that was waiting may be promised.
+    pub fn fail(&mut self, reason: String) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.failure = Some(reason.clone());
+        self.persists.clear();
+        let mut waiting = std::mem::take(&mut self.queued);
+        waiting.extend(std::mem::take(&mut self.proposed).into_values());
+        waiting.extend(self.take_unconfirmed_reads());
+        waiting.extend(std::mem::take(&mut self.confirmed).into_values().flatten());
+        (self.command_bytes, self.read_count, self.expiry) = (0, 0, None);
+        for operation in waiting {
+            self.answer(operation.ticket, Err(ReplicaError::Io { reason: reason.clone() }));
+        }
+    }
+
+    /// The next write to do, in order. See [`Persist`].
+    pub fn take_persist(&mut self) -> Option<Persist> {
+        self.persists.pop_front()
+    }
+
+    /// Frames to send, each with the raft id of its receiver.
+    pub fn take_frames(&mut self) -> Vec<(u64, Bytes)> {
+        if self.failure.is_some() { Vec::new() } else { self.consensus.take_frames() }
+    }
+
+    /// Answers, in the order in which they came about.
+    pub fn take_done(&mut self) -> Vec<Done<T>> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// Changes of role, term or leader, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Raft id of this replica.
+    pub fn raft_id(&self) -> u64 {
+        self.consensus.raft_id()
+    }
+
+    /// The highest index that has been applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The machine, as far as it has been applied.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The consensus below, to look at.
+    pub fn consensus(&self) -> &Consensus<L> {
+        &self.consensus
+    }
+
+    /// What there is to say about this replica.
+    pub fn status(&self) -> Status {
+        Status {
+            raft_id: self.raft_id(),
+            role: self.consensus.role(),
+            term: self.consensus.term(),
+            leader: self.leader(),
+            last_index: self.consensus.last_index(),
+            commit: self.consensus.commit(),
+            applied: self.applied,
+            members: self.consensus.membership().members().collect(),
+            followers: self.consensus.followers(),
+            repair: self.repair,
+            waiting: Waiting {
+                proposals: self.queued.len() + self.proposed.len(),
+                bytes: self.command_bytes,
+                reads: self.read_count,
+            },
+            refusals: self.consensus.refusals(),
+            failure: self.failure.clone(),
+        }
+    }
+
+    fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {
+        self.leads()?;
+        let (bytes, bytes_max) = (command.len(), self.options.command_bytes_max);
+        if bytes == 0 {
+            return Err(ReplicaError::CommandEmpty);
+        }
+        if bytes > bytes_max {
+            return Err(ReplicaError::CommandTooLarge { bytes, bytes_max });
+        }
+        if !self.has_room {
+            return Err(ReplicaError::NoSpace);
+        }
+        let proposals = self.queued.len() + self.proposed.len();
+        let full = proposals >= self.options.proposals_max
+            || self.command_bytes + bytes > self.options.proposal_bytes_max.max(bytes);
+        if full { Err(ReplicaError::ProposalsFull) } else { Ok(()) }
+    }
+
+    fn leads(&self) -> Result<(), ReplicaError> {
+        if let Some(reason) = &self.failure {
+            return Err(ReplicaError::Io { reason: reason.clone() });
+        }
+        if self.consensus.role() == Role::Leader { Ok(()) } else { Err(self.not_leader()) }
+    }
+
+    fn not_leader(&self) -> ReplicaError {
+        if self.consensus.leader().is_none() {
+            return ReplicaError::NoQuorum;
+        }
+        ReplicaError::NotLeader { leader: self.leader() }
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.consensus.membership().node(self.consensus.leader()?).cloned()
+    }
+
+    /// Reports a change of role, term or leader, and gives up the reads of a leadership that is
+    /// over. Its proposals wait on: whether they were committed will be seen in the log.
+    fn observe(&mut self) {
+        let (role, term) = (self.consensus.role(), self.consensus.term());
+        let event = Event { role, term, leader: self.leader() };
+        if event == self.seen {
+            return;
+        }
+        let led = self.seen.role == Role::Leader;
+        if led && (event.role, event.term) != (Role::Leader, self.seen.term) {
+            for operation in self.take_unconfirmed_reads() {
+                self.read_count -= 1;
+                self.answer(operation.ticket, Err(self.not_leader()));
+            }
+            self.repair = Repair::default();
+            self.repair_matched.clear();
+        }
+        self.seen = event.clone();
+        self.events.push(event);
+    }
+
+    fn take_unconfirmed_reads(&mut self) -> Vec<Operation<T>> {
+        let mut reads: Vec<_> = std::mem::take(&mut self.rounds).into_values().flatten().collect();
+        reads.append(&mut self.reads);
+        reads
+    }
+
+    fn propose_queued(&mut self) {
+        if self.queued.is_empty() {
+            return;
+        }
+        let queued = std::mem::take(&mut self.queued);
+        let commands = queued.iter().map(|operation| operation.bytes.clone()).collect();
+        match self.consensus.propose(commands) {
+            Ok((first, term)) => {
+                for (index, mut operation) in (first..).zip(queued) {
+                    operation.bytes = Bytes::new();
+                    self.proposed.insert((index, term), operation);
+                }
+            }
+            Err(error) => {
+                for operation in queued {
+                    self.command_bytes -= operation.size;
+                    let error = match error {
+                        ProposeError::NotLeader => self.not_leader(),
+                        ProposeError::ChangePending | ProposeError::Full => {
+                            ReplicaError::ProposalsFull
+                        }
+                    };
+                    self.answer(operation.ticket, Err(error));
+                }
+            }
+        }
+    }
+
+    /// Takes outputs of the consensus and applies, until there is nothing more to do.
+    fn drain(&mut self) {
+        loop {
+            self.begin_round();
+            let output = self.consensus.poll();
+            let idle = output.is_none();
+            if let Some(output) = output {
+                let barrier = output.persist.as_ref().map(|persist| persist.number);
+                self.persists.extend(output.persist);
+                if !output.committed.is_empty() {
+                    let barrier = barrier.filter(|_| output.apply_after_persist);
+                    self.to_apply.push_back((barrier, output.committed));
+                }
+                for (round, index) in output.reads {
+                    if let Some(reads) = self.rounds.remove(&round) {
+                        self.confirmed.entry(index).or_default().extend(reads);
+                    }
+                }
+            }
+            let applied = self.apply();
+            self.answer_reads();
+            self.observe();
+            if idle && !applied {
+                break;
+            }
+        }
+        if let Some(error) = self.consensus.failure() {
+            self.fail(error.to_string());
+        }
+    }
+
+    fn begin_round(&mut self) {
+        if self.reads.is_empty() {
+            return;
+        }
+        if let Some(round) = self.consensus.begin_read() {
+            self.rounds.insert(round, std::mem::take(&mut self.reads));
+        }
+    }
+
+    /// Applies what is committed and waits for no write; returns whether there was anything.
+    fn apply(&mut self) -> bool {
+        let before = self.applied;
+        while self.to_apply.front().is_some_and(|(barrier, _)| barrier.is_none()) {
+            let Some((_, entries)) = self.to_apply.pop_front() else { break };
+            for entry in &entries {
+                self.apply_entry(entry);
+            }
+            self.consensus.applied(self.applied);
+        }
+        self.applied > before
+    }
+
+    fn apply_entry(&mut self, entry: &wal::Entry) {
+        assert_eq!(entry.index, self.applied + 1, "committed entries come in order, each once");
+        self.applied = entry.index;
+        let response = match entry.kind {
+            wal::EntryKind::Membership => {
+                self.consensus.apply_membership(entry);
+                Bytes::new()
+            }
+            // A new leader's first entry has no command.
+            wal::EntryKind::Normal if entry.data.is_empty() => Bytes::new(),
+            wal::EntryKind::Normal => self.machine.apply(entry.index, &entry.data),
+        };
+        while let Some(waiting) = self.proposed.first_entry() {
+            let (index, term) = *waiting.key();
+            if index > entry.index {
+                break;
+            }
+            let operation = waiting.remove();
+            self.command_bytes -= operation.size;
+            let result = if (index, term) == (entry.index, entry.term) {
+                Ok(Applied { index, term, response: response.clone() })
+            } else {
+                // Another entry is committed at this index, so this one never will be.
+                Err(ReplicaError::NotLeader { leader: self.leader() })
+            };
+            self.answer(operation.ticket, result);
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        while let Some(waiting) = self.confirmed.first_entry() {
+            if *waiting.key() > self.applied {
+                break;
+            }
+            for operation in waiting.remove() {
+                self.read_count -= 1;
+                let response = self.machine.query(&operation.bytes);
+                let (index, term) = (self.applied, self.consensus.term());
+                self.answer(operation.ticket, Ok(Applied { index, term, response }));
+            }
+        }
+    }
+
+    fn answer(&mut self, ticket: T, result: Reply) {
+        self.done.push(Done { ticket, result });
+    }
+
+    fn expire_at(&mut self, deadline: Time) {
+        self.expiry = crate::timer::earliest(self.expiry, Some(deadline));
+    }
+
+    /// Answers what has reached its deadline. Looks at everything that waits, but only when the
+    /// earliest deadline has come.
+    fn expire(&mut self) {
+        if self.expiry.is_none_or(|expiry| expiry > self.now) {
+            return;
+        }
+        let now = self.now;
+        let due = |operation: &mut Operation<T>| operation.deadline <= now;
+        let late = self.proposed.iter().filter(|(_, operation)| operation.deadline <= now);
+        let late: Vec<_> = late.map(|(key, _)| *key).collect();
+        let writes: Vec<_> = late.iter().filter_map(|key| self.proposed.remove(key)).collect();
+        let mut reads: Vec<_> = self.reads.extract_if(.., due).collect();
+        for waiting in self.rounds.values_mut().chain(self.confirmed.values_mut()) {
+            reads.extend(waiting.extract_if(.., due));
+        }
+        for operation in writes {
+            self.command_bytes -= operation.size;
+            self.answer(operation.ticket, Err(ReplicaError::QuorumFailed));
+        }
+        for operation in reads {
+            self.read_count -= 1;
+            self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
+        }
+        let rest = self.proposed.values().chain(&self.reads);
+        let rest = rest.chain(self.rounds.values().flatten());
+        let rest = rest.chain(self.confirmed.values().flatten());
+        self.expiry = rest.map(|operation| operation.deadline).min();
+    }
+
+    /// Counts, every repair interval, how much nearer the followers that lagged have come.
+    fn observe_followers(&mut self) {
+        if self.now < self.repair_due {
+            return;
+        }
+        self.repair_due = self.now + self.options.repair_interval;
+        let followers = self.consensus.followers();
+        if followers.is_empty() {
+            return;
+        }
+        self.repair.rounds += 1;
+        for follower in &followers {
+            if let Some(before) = self.repair_matched.remove(&follower.raft_id) {
+                self.repair.entries += follower.matched.saturating_sub(before);
+            }
+            if follower.lag > 0 {
+                self.repair_matched.insert(follower.raft_id, follower.matched);
+            }
+        }
+        self.repair.behind = self.repair_matched.len();
+    }
+}
+
+#[cfg(test)]
+#[path = "core/tests.rs"]
+mod tests;

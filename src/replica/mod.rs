@@ -1,0 +1,23 @@
+//! A replica: consensus, a log on disk and a state machine, put together.
+//!
+//! [`Core`] decides and is pure; [`Store`] owns the disk. Whoever drives them repeats one turn:
+//!
+//! 1. hand in everything that has arrived: frames, proposals, reads;
+//! 2. [`Core::turn`] with the present time;
+//! 3. until [`Core::take_persist`] gives nothing: send [`Core::take_frames`], deliver
+//!    [`Core::take_done`], [`Store::persist`] what there is to write, [`Core::persisted`];
+//! 4. send and deliver once more, and sleep until [`Core::poll_timeout`] or the next input.
+//!
+//! [`settle`] is step 3 and 4 for a driver that writes in its own thread.
+
+mod core;
+mod error;
+mod machine;
+mod status;
+mod store;
+
+pub use self::core::{Applied, Core, Done, Event, Options, Reply, Setup};
+pub use error::ReplicaError;
+pub use machine::{InvalidSnapshot, Machine};
+pub use status::{Repair, Status, Waiting};
+pub use store::{SharedLog, Store, StoreError, settle};

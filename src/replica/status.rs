@@ -1,0 +1,58 @@
+//! What a replica says about itself.
+
+use crate::consensus::membership::Member;
+use crate::consensus::{Follower, Refusals, Role};
+use crate::id::NodeId;
+
+/// A replica at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Raft id of this replica.
+    pub raft_id: u64,
+    /// What it is.
+    pub role: Role,
+    /// The present term.
+    pub term: u64,
+    /// The node that leads, if known.
+    pub leader: Option<NodeId>,
+    /// The last index of the log, persisted or not.
+    pub last_index: u64,
+    /// The highest index known to be committed.
+    pub commit: u64,
+    /// The highest index that the machine has seen.
+    pub applied: u64,
+    /// The members, by raft id.
+    pub members: Vec<Member>,
+    /// On a leader: how far the others are, by raft id.
+    pub followers: Vec<Follower>,
+    /// On a leader: what was done for followers that lag.
+    pub repair: Repair,
+    /// Proposals that wait for the quorum, and their bytes.
+    pub waiting: Waiting,
+    /// What was refused at the door since the start.
+    pub refusals: Refusals,
+    /// Why the replica has stopped, if so.
+    pub failure: Option<String>,
+}
+
+/// What waits for the quorum.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Waiting {
+    /// Proposals.
+    pub proposals: usize,
+    /// Bytes of their commands.
+    pub bytes: usize,
+    /// Reads.
+    pub reads: usize,
+}
+
+/// What a leader did for followers that lag, counted at every repair interval since it leads.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Repair {
+    /// Times it looked.
+    pub rounds: u64,
+    /// Followers that lagged when it last looked.
+    pub behind: usize,
+    /// Entries that lagging followers were brought nearer, in all rounds.
+    pub entries: u64,
+}
