@@ -161,22 +161,28 @@ impl Metadata {
         &self.path
     }
 
-    /// Makes what was read durable: a process that was killed may have left it in memory only.
+    /// Makes what was read durable: a process that was killed, or whose sync failed, may have left
+    /// it in the system's memory only. It is written again because after a failed sync the system
+    /// takes it for clean.
     pub(super) fn settle(&self) -> Result<(), WalError> {
-        self.file.sync_data().map_err(WalError::io("sync", &self.path))
+        self.write(self.generation, &self.facts)
     }
 
     /// Stores `facts` durably, in the slot that the current generation is not in. After an error
     /// it is unknown which of the two the next process will find, and this one must not go on.
     pub(super) fn store(&mut self, facts: Facts) -> Result<(), WalError> {
         let generation = self.generation + 1;
-        let bytes = encode(generation, &facts);
-        let offset = slot_offset(slot_of(generation));
-        self.file.write_at(&bytes, offset).map_err(WalError::io("write", &self.path))?;
-        self.file.sync_data().map_err(WalError::io("sync", &self.path))?;
+        self.write(generation, &facts)?;
         self.generation = generation;
         self.facts = facts;
         Ok(())
+    }
+
+    fn write(&self, generation: u64, facts: &Facts) -> Result<(), WalError> {
+        let bytes = encode(generation, facts);
+        let offset = slot_offset(slot_of(generation));
+        self.file.write_at(&bytes, offset).map_err(WalError::io("write", &self.path))?;
+        self.file.sync_data().map_err(WalError::io("sync", &self.path))
     }
 }
 

@@ -4,8 +4,8 @@
 //! that has none. Then, and only then, a torn tail is overwritten with zeros, leftovers of an
 //! interrupted rotation or compaction are deleted, and what is left is synced.
 //!
-//! A killed process may have left bytes that only the system's memory has. They count as written
-//! by us: they are synced before anybody hears of them.
+//! A killed process, or one whose sync failed, may have left bytes that only the system's memory
+//! has. They count as written by us: they are written again and synced before anybody hears of them.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,7 @@ pub(super) fn open(
     }
     let replay = replay(&segments, &metadata)?;
     let active = segments.back().expect("a segment was found or created");
+    rewrite(active, metadata.facts().tail.offset, replay.offset)?;
     let torn_bytes = cut(active, &replay)?;
     active.file.sync_data().map_err(WalError::io("sync", &active.path))?;
     delete(&*disk, dir, &survey.leftovers)?;
@@ -347,6 +348,15 @@ impl Replay {
 /// Offsets and sizes within a segment, whose bytes are counted in 32 bits.
 fn small(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a segment has less than 4 GiB")
+}
+
+/// Writes the records again that were not known to be synced. After a failed sync the system takes
+/// them for clean although the disk does not have them, and would sync nothing.
+fn rewrite(active: &Segment, from: u32, to: u32) -> Result<(), WalError> {
+    let mut bytes = vec![0; offset_of(to - from)];
+    let from = u64::from(from);
+    active.file.read_at(&mut bytes, from).map_err(WalError::io("read", &active.path))?;
+    active.file.write_at(&bytes, from).map_err(WalError::io("write", &active.path))
 }
 
 /// Overwrites a torn tail with zeros, so that the next record finds what a new segment has. Says
