@@ -121,6 +121,11 @@ pub(super) async fn full_route_becomes_writable_and_loses_nothing(world: &impl W
 
 /// What was queued for the old listener must not reach the new one.
 pub(super) async fn lost_listener_is_reported_and_found_again(world: &impl World) {
+    until_address_is_free(async || lost_listener_is_reported_and_found_again_once(world).await)
+        .await;
+}
+
+async fn lost_listener_is_reported_and_found_again_once(world: &impl World) -> bool {
     let (listener, mut dialer, address, _) = pair(world, Options::default()).await;
     for _ in 0..50 {
         dialer.send(UP, &Bytes::from_static(b"old")).unwrap();
@@ -135,37 +140,57 @@ pub(super) async fn lost_listener_is_reported_and_found_again(world: &impl World
         tokio::task::yield_now().await;
     }
     let mut listener = world.transport(Options::default());
-    bind_again(&mut listener, &address).await;
+    if !bind_again(&mut listener, &address).await {
+        return false;
+    }
     until(&mut dialer, Event::Ready { link: LINK }).await;
     dialer.send(UP, &Bytes::from_static(b"new")).unwrap();
     assert_eq!(&next_message(&mut listener).await.1[..], b"new");
+    true
 }
 
 /// A listener that has not noticed the loss of a connection ignores another one of its name.
 pub(super) async fn connections_of_a_link_have_different_routing_ids(world: &impl World) {
+    until_address_is_free(async || {
+        connections_of_a_link_have_different_routing_ids_once(world).await
+    })
+    .await;
+}
+
+async fn connections_of_a_link_have_different_routing_ids_once(world: &impl World) -> bool {
     let (mut listener, mut dialer, address, id) = pair(world, Options::default()).await;
     dialer.send(UP, &Bytes::new()).unwrap();
     assert_eq!(next_message(&mut listener).await.0, Route::Downstream(id));
     listener.unbind();
     until(&mut dialer, Event::NotReady { link: LINK }).await;
-    bind_again(&mut listener, &address).await;
+    if !bind_again(&mut listener, &address).await {
+        return false;
+    }
     until(&mut dialer, Event::Ready { link: LINK }).await;
     dialer.send(UP, &Bytes::new()).unwrap();
     let (route, _) = next_message(&mut listener).await;
     assert_ne!(route, Route::Downstream(id));
     assert!((1..100).any(|number| route == Route::Downstream(id.for_connection(number))));
+    true
 }
 
 /// Nodes start in any order.
 pub(super) async fn dialing_before_binding_becomes_ready(world: &impl World) {
+    until_address_is_free(async || dialing_before_binding_becomes_ready_once(world).await).await;
+}
+
+async fn dialing_before_binding_becomes_ready_once(world: &impl World) -> bool {
     let mut listener = world.transport(Options::default());
     let address = listener.bind(&world.address()).unwrap();
     listener.unbind();
     let mut dialer = world.transport(Options::default());
     dialer.dial(LINK, &address, routing_id()).unwrap();
     assert_eq!(poll_fn(|cx| Poll::Ready(dialer.poll_event(cx))).await, Poll::Pending);
-    bind_again(&mut listener, &address).await;
+    if !bind_again(&mut listener, &address).await {
+        return false;
+    }
     assert_eq!(next(&mut dialer).await, Event::Ready { link: LINK });
+    true
 }
 
 /// The layer above forgets a link when it hangs up, and would not know what an event is about.

@@ -60,7 +60,7 @@ impl Side {
     }
 
     /// All rounds; then answers until nobody asks any more.
-    async fn run(mut self, rounds: u64, window: usize, done: Arc<AtomicU64>) -> u64 {
+    async fn run(mut self, rounds: u64, window: usize, done: Arc<AtomicU64>) -> Self {
         for _ in 0..rounds {
             self.round(window).await;
         }
@@ -72,7 +72,7 @@ impl Side {
                 self.take_in(event);
             }
         }
-        self.answered
+        self
     }
 }
 
@@ -104,8 +104,9 @@ async fn bursts_between(addresses: [Address; 2], window: usize, rounds: u64) {
     let done = Arc::new(AtomicU64::new(0));
     let one = tokio::spawn(one.run(rounds, window, Arc::clone(&done)));
     let other = tokio::spawn(other.run(rounds, window, done));
-    assert!(one.await.unwrap() >= rounds);
-    assert!(other.await.unwrap() >= rounds);
+    // Neither is dropped before both have ended, as the other would see that.
+    let (one, other) = (one.await.unwrap(), other.await.unwrap());
+    assert!(one.answered >= rounds && other.answered >= rounds);
 }
 
 /// Every request is a sleep and a wake-up, on both sides.
