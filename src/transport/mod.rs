@@ -31,6 +31,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 mod address;
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 pub mod zmq;
 

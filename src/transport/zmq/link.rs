@@ -368,7 +368,7 @@ impl Link {
                 return self.writable();
             }
         }
-        match receiver.from_dealer(&mut connection.dealer) {
+        match receiver.dealer_message(&mut connection.dealer) {
             Received::Dropped => Step::Again,
             Received::Message(message) => self.message(message),
             // Room is looked for last: receiving has taken in the news of it, and eaten its edge.
@@ -380,7 +380,7 @@ impl Link {
 
     fn service_draining(&mut self, receiver: &mut Receiver) -> Step {
         let received = match &mut self.connection {
-            Some(connection) => receiver.from_dealer(&mut connection.dealer),
+            Some(connection) => receiver.dealer_message(&mut connection.dealer),
             None => Received::Nothing,
         };
         match received {

@@ -93,7 +93,7 @@ impl Listener {
                 MonitorEvent::AuthenticationFailed | MonitorEvent::HandshakeFailed
             ));
         }
-        match receiver.from_router(&mut self.router) {
+        match receiver.router_message(&mut self.router) {
             Received::Dropped => Step::Again,
             Received::Message((peer, message)) => {
                 Step::Event(Event::Message { route: Route::Downstream(peer), message })

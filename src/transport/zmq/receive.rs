@@ -53,7 +53,7 @@ impl Receiver {
     }
 
     /// Receives from a DEALER.
-    pub(super) fn from_dealer(&mut self, dealer: &mut Watched) -> Received<Bytes> {
+    pub(super) fn dealer_message(&mut self, dealer: &mut Watched) -> Received<Bytes> {
         if dealer.skipping {
             return self.skip(dealer);
         }
@@ -66,7 +66,7 @@ impl Receiver {
     }
 
     /// Receives from a ROUTER.
-    pub(super) fn from_router(&mut self, router: &mut Watched) -> Received<(RoutingId, Bytes)> {
+    pub(super) fn router_message(&mut self, router: &mut Watched) -> Received<(RoutingId, Bytes)> {
         if router.skipping {
             return self.skip(router);
         }
