@@ -576,3 +576,6 @@ impl Lives {
         self.nodes.get(node).is_some_and(|life| life.past.contains(&incarnation))
     }
 }
+
+#[cfg(test)]
+mod tests;
