@@ -194,6 +194,37 @@ fn replaced_incarnation_is_not_let_in_again() {
     assert_eq!(changes(&outputs), ["+beta"]);
 }
 
+/// Both sides together: a node that was killed just after a ping and is back at once gets its name
+/// as soon as its former life has been silent for a ping and a half and it asks again.
+#[test]
+fn restarted_node_has_its_name_back_within_five_seconds() {
+    use crate::client;
+    for seed in 0..50 {
+        let mut server = server();
+        hello(&mut server, 0.0, "beta", (2, 1));
+        let rng = fastrand::Rng::with_seed(seed);
+        let ours = Arc::new(identity("beta", 3));
+        let mut client = client::Client::new(ours, Heartbeat::balanced(), rng);
+        let (mut now, mut input) = (secs(0.1), client::Input::Ready);
+        while client.server().is_none() {
+            client.handle(now, input);
+            while let Some(output) = client.poll_output() {
+                let client::Output::Send(message) = output else { continue };
+                let route = route(3, 1);
+                server.handle(now, Input::System { route, message });
+            }
+            for output in drain(&mut server) {
+                let Output::Send { message, .. } = output else { continue };
+                client.handle(now, client::Input::System(message));
+            }
+            now = client.poll_timeout().unwrap();
+            input = client::Input::Timeout;
+            assert!(client.server().is_some() || now <= secs(5.0), "seed {seed}: not before {now}");
+        }
+        assert_eq!(server.peer_at(route(3, 1)).unwrap().incarnation, Incarnation(3));
+    }
+}
+
 /// A goodbye frees the id at once: a quick restart need not wait for a ping and a half.
 #[test]
 fn restart_after_goodbye_joins_at_once() {
