@@ -464,3 +464,6 @@ fn retry_wait(reason: RefuseReason, heartbeat: &Heartbeat) -> Option<Duration> {
 fn jittered(rng: &mut fastrand::Rng, wait: Duration) -> Duration {
     wait.mul_f64(0.5 + rng.f64() / 2.0)
 }
+
+#[cfg(test)]
+mod tests;

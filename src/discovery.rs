@@ -10,7 +10,7 @@
 //!
 //! Pure: time enters as `now`, effects leave through [`Discovery::poll_output`].
 //! Invariants: an address is dialed at most once between its `Dial` and its `HangUp`; we dial
-//! neither our own address nor our own id; at most [`TARGETS_MAX`] heard-of addresses are kept.
+//! neither our own address nor our own id; what peers tell fills at most [`TARGETS_MAX`] places.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::protocol::system::{KNOWN_PEERS_MAX, KnownPeer, KnownPeers, RefuseReas
 use crate::timer::{Time, earliest};
 use crate::transport::Address;
 
-/// The most addresses kept that were heard of from peers. Seeds do not count.
+/// The most addresses kept; only seeds are added beyond.
 pub const TARGETS_MAX: usize = 1_024;
 /// How long an address that was heard of may be unreachable and unmentioned.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -147,7 +147,7 @@ impl Discovery {
             }
             return;
         }
-        if self.targets.values().filter(|target| !target.seed).count() >= TARGETS_MAX {
+        if self.targets.len() >= TARGETS_MAX {
             return;
         }
         let dial_at = now + DIAL_JITTER.mul_f64(self.rng.f64());

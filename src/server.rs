@@ -13,9 +13,9 @@
 //! | nobody | its incarnation was replaced before | refused, `Stale` |
 //! | nobody | otherwise | welcomed |
 //! | the same incarnation, same route | | welcomed again; nobody joins or leaves |
-//! | the same incarnation, other route | its connection was re-made | `Left(ConnectionLost)`, then `Joined` |
-//! | another incarnation | heard within a ping and a half | refused, `DuplicateId`; the client retries |
-//! | another incarnation | silent for a ping and a half | `Left(Superseded)`, then `Joined` |
+//! | the same incarnation, other route | re-made | `Left(ConnectionLost)`, `Joined` |
+//! | another incarnation | heard within a ping and a half | refused, `DuplicateId` |
+//! | another incarnation | silent for a ping and a half | `Left(Superseded)`, `Joined` |
 //!
 //! An incarnation that was replaced by another one is remembered, within limits, and is not let in
 //! again: it would take its name back from its successor.
@@ -576,3 +576,6 @@ impl Lives {
         self.nodes.get(node).is_some_and(|life| life.past.contains(&incarnation))
     }
 }
+
+#[cfg(test)]
+mod tests;

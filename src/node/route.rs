@@ -194,7 +194,16 @@ impl Filter {
     }
 
     fn all_of(filters: Vec<Self>) -> Self {
-        Self(Arc::new(Expression::And(filters)))
+        let flat = filters.into_iter().flat_map(|filter| match &*filter.0 {
+            Expression::And(parts) => parts.clone(),
+            Expression::Down
+            | Expression::Label { .. }
+            | Expression::Not(_)
+            | Expression::Or(_)
+            | Expression::Predicate(_)
+            | Expression::Up => vec![filter],
+        });
+        Self(Arc::new(Expression::And(flat.collect())))
     }
 }
 

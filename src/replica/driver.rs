@@ -1,0 +1,166 @@
+//! [shell] Drives one replica: one turn for everything that has arrived, one write, one sync.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::core::{Core, Event, Options, Reply, Setup};
+use super::handle::{Input, Leadership, Phase, Shared};
+use super::machine::Machine;
+use super::service;
+use super::store::{Store, settle};
+use crate::consensus::Persist;
+use crate::id::NodeId;
+use crate::node::Node;
+
+/// Runs a replica until its handle or its node is gone, or its disk fails.
+pub(super) async fn run<M: Machine>(
+    node: Node,
+    name: &'static str,
+    options: Options,
+    store: Store,
+    machine: M,
+    shared: &Arc<Shared>,
+) -> Result<(), String> {
+    let setup = Setup {
+        raft_id: store.identity().raft_id,
+        incarnation: node.incarnation(),
+        bootstrap: store.bootstrap().clone(),
+        hard_state: store.hard_state(),
+        log: store.log(),
+        machine,
+        options,
+        // Every incarnation is random, and so is its election timeout.
+        rng: fastrand::Rng::with_seed(node.incarnation().0),
+        now: shared.clock.now(),
+    };
+    let core = Core::new(setup).map_err(|error| error.to_string())?;
+    let subject = service::frames_subject(name);
+    *shared.progress.lock() = Phase::Running;
+    let mut driver = Driver {
+        node,
+        name,
+        subject,
+        core,
+        store,
+        shared: Arc::clone(shared),
+        inputs: Vec::new(),
+        unwritten: None,
+        raft_ids: HashMap::new(),
+    };
+    driver.run().await
+}
+
+struct Driver<M> {
+    node: Node,
+    name: &'static str,
+    subject: String,
+    core: Core<M, oneshot::Sender<Reply>>,
+    store: Store,
+    shared: Arc<Shared>,
+    inputs: Vec<Input>,
+    /// What a full disk did not take.
+    unwritten: Option<Persist>,
+    /// Of members, by node; filled from the membership when a name is not there.
+    raft_ids: HashMap<NodeId, u64>,
+}
+
+impl<M: Machine> Driver<M> {
+    async fn run(&mut self) -> Result<(), String> {
+        self.turn();
+        while !self.shared.is_closed() && !self.node.is_stopped() {
+            let due = self.core.poll_timeout().map(|due| self.shared.clock.instant(due));
+            let timer = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.wake.notified() => {}
+                () = timer => {}
+            }
+            self.turn();
+            if let Some(failure) = self.core.status_failure() {
+                return Err(failure.to_owned());
+            }
+        }
+        // Only a hint for the next start, which finds out by itself otherwise.
+        self.store.store_commit(self.core.consensus().commit()).ok();
+        Ok(())
+    }
+
+    fn turn(&mut self) {
+        self.take_inputs();
+        self.core.turn(self.shared.clock.now());
+        let mut lost = Vec::new();
+        let (node, subject) = (&self.node, &self.subject);
+        let membership = self.core.consensus().membership().clone();
+        let done = settle(&mut self.core, &mut self.store, &mut self.unwritten, |to, frame| {
+            let sent = membership.node(to).map(|name| node.system_tick(name, subject, frame));
+            if !matches!(sent, Some(Ok(()))) {
+                lost.push(to);
+            }
+        });
+        for raft_id in lost {
+            self.core.unreachable(raft_id);
+        }
+        for event in self.core.take_events() {
+            self.announce(event);
+        }
+        for answer in done {
+            // Nobody waits any more: the answer is dropped with its channel.
+            drop(answer.ticket.send(answer.result));
+        }
+    }
+
+    fn take_inputs(&mut self) {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        self.shared.take(&mut inputs);
+        for input in inputs.drain(..) {
+            match input {
+                Input::Frame { from, frame } => self.frame(&from, &frame),
+                Input::Propose { command, deadline, reply } => {
+                    self.core.propose(command, deadline, reply);
+                }
+                Input::Read { query, deadline, reply } => self.core.read(query, deadline, reply),
+                Input::ReadStale { query, reply } => {
+                    drop(reply.send(Ok(self.core.read_stale_applied(&query))));
+                }
+                Input::Status { reply } => drop(reply.send(Box::new(self.core.status()))),
+            }
+        }
+        self.inputs = inputs;
+    }
+
+    fn frame(&mut self, from: &NodeId, frame: &Bytes) {
+        // Zero is nobody: the frame of a node that is no member is refused and counted.
+        let raft_id = self.raft_id(from).unwrap_or(0);
+        if let Err(refusal) = self.core.handle_frame(raft_id, frame) {
+            tracing::debug!(%from, %refusal, "refused a frame");
+        }
+    }
+
+    fn raft_id(&mut self, node: &NodeId) -> Option<u64> {
+        if let Some(raft_id) = self.raft_ids.get(node) {
+            return Some(*raft_id);
+        }
+        let members = self.core.consensus().membership().members();
+        self.raft_ids = members.map(|member| (member.node, member.raft_id)).collect();
+        self.raft_ids.get(node).copied()
+    }
+
+    fn announce(&self, event: Event) {
+        tracing::info!(role = ?event.role, term = event.term, leader = ?event.leader, "leadership");
+        let role = match event.role {
+            crate::consensus::Role::Leader => Some("leader".to_owned()),
+            crate::consensus::Role::Candidate | crate::consensus::Role::Follower => None,
+        };
+        self.node.set_system_label(&service::role_label(self.name), role);
+        let role = Some(event.role);
+        let leadership = Leadership { role, term: event.term, leader: event.leader };
+        self.shared.leadership.send_replace(leadership);
+    }
+}

@@ -1,0 +1,188 @@
+//! [shell] How a replica gets its directory: it opens the one it has, or begins a cluster together
+//! with the other initial members.
+//!
+//! A raft id names a data directory and is never used again, so that a member that lost its disk
+//! can never vote as its former self. It is therefore drawn at random, written to disk before
+//! anybody hears of it, and announced as a label. Once every initial member has been seen, each
+//! computes the same list of members from the same announcements. A directory that is empty while
+//! the others have already begun can only be that of a member that lost its disk: it stays out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::handle::{Phase, ReplicaSettings, Shared};
+use super::store::{Store, StoreError};
+use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member};
+use crate::id::NodeId;
+use crate::node::Node;
+use crate::wal::{Disk, OpenMode};
+
+/// Why a replica cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FormationError {
+    #[error("the initial members cannot be: {0}")]
+    Bootstrap(#[from] InvalidBootstrap),
+    #[error("the replica was stopped")]
+    Closed,
+    #[error("{file}: {error}")]
+    Io { file: PathBuf, error: std::io::Error },
+    #[error("{file} holds no raft id: restore it, or remove this member and add it again")]
+    Malformed { file: PathBuf },
+    #[error("{node} is not among the initial members")]
+    NotMember { node: NodeId },
+    #[error(
+        "the cluster {cluster} has begun without this directory, which is empty: if its disk was \
+         lost, remove the member and add it again; if the path is wrong, correct it"
+    )]
+    Outsider { cluster: String },
+    #[error("the data directory belongs to node {owner}, not to {node}")]
+    Owner { owner: NodeId, node: NodeId },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Opens the directory, or waits for the other members and creates it.
+pub(super) async fn form(
+    disk: Arc<dyn Disk>,
+    node: &Node,
+    name: &str,
+    settings: &ReplicaSettings,
+    shared: &Shared,
+) -> Result<Store, FormationError> {
+    let dir = settings.data_dir.as_path();
+    match Store::open(Arc::clone(&disk), dir, settings.wal) {
+        Ok(Some(store)) => return adopt(node, name, store),
+        Ok(None) | Err(StoreError::Incomplete { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if !settings.members.contains(node.id()) {
+        return Err(FormationError::NotMember { node: node.id().clone() });
+    }
+    let raft_id = raft_id(disk.as_ref(), dir)?;
+    announce(node, name, raft_id, None);
+    let members = meet(node, name, raft_id, settings, shared).await?;
+    let bootstrap = Bootstrap::new(members)?;
+    let id = node.id().clone();
+    let store = Store::create(disk, dir, settings.wal, id, raft_id, &bootstrap)?;
+    adopt(node, name, store)
+}
+
+/// Takes an existing directory into use, if it is this node's.
+fn adopt(node: &Node, name: &str, store: Store) -> Result<Store, FormationError> {
+    let identity = store.identity();
+    if identity.node != *node.id() {
+        let owner = identity.node.clone();
+        return Err(FormationError::Owner { owner, node: node.id().clone() });
+    }
+    announce(node, name, identity.raft_id, Some(identity.cluster.to_string()));
+    Ok(store)
+}
+
+fn announce(node: &Node, name: &str, raft_id: u64, cluster: Option<String>) {
+    node.set_system_label(&raft_id_label(name), Some(format!("{raft_id:016x}")));
+    node.set_system_label(&cluster_label(name), cluster);
+}
+
+/// The label in which a member announces its raft id.
+pub(super) fn raft_id_label(name: &str) -> String {
+    format!("_{name}.raft")
+}
+
+fn cluster_label(name: &str) -> String {
+    format!("_{name}.cluster")
+}
+
+/// Waits until every initial member has announced its raft id.
+async fn meet(
+    node: &Node,
+    name: &str,
+    raft_id: u64,
+    settings: &ReplicaSettings,
+    shared: &Shared,
+) -> Result<Vec<Member>, FormationError> {
+    let mut events = node.events();
+    loop {
+        let seen = announced(node, name, raft_id);
+        let missing: Vec<NodeId> =
+            settings.members.iter().filter(|member| !seen.contains_key(*member)).cloned().collect();
+        if missing.is_empty() {
+            let members = settings.members.iter().map(|member| Member {
+                raft_id: seen[member],
+                node: member.clone(),
+                voter: true,
+            });
+            let members: Vec<Member> = members.collect();
+            refuse_outsider(node, name, &members)?;
+            return Ok(members);
+        }
+        tracing::debug!(?missing, "waiting for the initial members");
+        *shared.progress.lock() = Phase::Forming(missing);
+        // Missing an event is no loss: the peer table is looked at again in any case.
+        if let Ok(None) = events.next().await {
+            return Err(FormationError::Closed);
+        }
+    }
+}
+
+/// Raft ids by node, as announced by every peer that has joined, and our own.
+fn announced(node: &Node, name: &str, raft_id: u64) -> BTreeMap<NodeId, u64> {
+    let label = raft_id_label(name);
+    let parse = |text: &String| u64::from_str_radix(text, 16).ok().filter(|id| *id != 0);
+    let mut seen: BTreeMap<NodeId, u64> = node
+        .peers()
+        .into_iter()
+        .filter_map(|peer| Some((peer.node, peer.labels.get(&label).and_then(parse)?)))
+        .collect();
+    seen.insert(node.id().clone(), raft_id);
+    seen
+}
+
+/// A peer that has begun a cluster with other members than these has begun without us.
+fn refuse_outsider(node: &Node, name: &str, members: &[Member]) -> Result<(), FormationError> {
+    let ours = Bootstrap::new(members.to_vec())?.cluster_id().to_string();
+    let label = cluster_label(name);
+    for peer in node.peers() {
+        if !members.iter().any(|member| member.node == peer.node) {
+            continue;
+        }
+        match peer.labels.get(&label) {
+            Some(cluster) if *cluster != ours => {
+                return Err(FormationError::Outsider { cluster: cluster.clone() });
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// The raft id of this directory: read, or drawn and written before anybody hears of it.
+fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
+    let file = dir.join("raft-id");
+    let io = |error| FormationError::Io { file: file.clone(), error };
+    disk.create_dir(dir).map_err(io)?;
+    if disk.list(dir).map_err(io)?.contains(&file) {
+        return read_raft_id(disk, &file);
+    }
+    let raft_id = loop {
+        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        if high ^ low != 0 {
+            break high ^ low;
+        }
+    };
+    let draft = dir.join("raft-id.new");
+    let written = disk.open(&draft, OpenMode::OpenOrCreate).map_err(io)?;
+    written.write_at(format!("{raft_id:016x}").as_bytes(), 0).map_err(io)?;
+    written.sync_data().map_err(io)?;
+    disk.rename(&draft, &file).map_err(io)?;
+    disk.sync_dir(dir).map_err(io)?;
+    Ok(raft_id)
+}
+
+fn read_raft_id(disk: &dyn Disk, file: &Path) -> Result<u64, FormationError> {
+    let io = |error| FormationError::Io { file: file.to_owned(), error };
+    let mut text = [0; 16];
+    disk.open(file, OpenMode::Open).map_err(io)?.read_at(&mut text, 0).map_err(io)?;
+    let parsed = std::str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+    parsed.filter(|id| *id != 0).ok_or_else(|| FormationError::Malformed { file: file.to_owned() })
+}

@@ -1,0 +1,368 @@
+//! [shell] A running replica: what its node's handlers and its user call.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::core::{Applied, Options, Reply};
+use super::error::ReplicaError;
+use super::machine::Machine;
+use super::status::Status;
+use super::{driver, formation, service};
+use crate::consensus::Role;
+use crate::id::NodeId;
+use crate::node::Node;
+use crate::timer::{Clock, Time};
+use crate::wal::{self, Disk, RealDisk};
+
+/// Operations that may wait to be looked at. The core has its own limits for those it accepted.
+const INBOX_MAX: usize = 65_536;
+/// Frames that may wait to be looked at; more are dropped, which Raft takes for a slow network.
+const FRAMES_MAX: usize = 4_096;
+
+/// What a replica is made of.
+#[derive(Clone, Debug)]
+pub struct ReplicaSettings {
+    /// Where the log lies. One replica for a directory; it is created if it is missing.
+    pub data_dir: PathBuf,
+    /// The members that the cluster begins with, this node among them. Looked at only as long as
+    /// the directory is empty.
+    pub members: Vec<NodeId>,
+    /// Sizes of the log.
+    pub wal: wal::Options,
+    /// Times and limits.
+    pub options: Options,
+}
+
+impl ReplicaSettings {
+    /// A replica with default options.
+    pub fn new(data_dir: impl Into<PathBuf>, members: Vec<NodeId>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            members,
+            wal: wal::Options::default(),
+            options: Options::default(),
+        }
+    }
+}
+
+/// Who leads, as far as this replica knows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Leadership {
+    /// What this replica is; none as long as the cluster has not formed.
+    pub role: Option<Role>,
+    /// The present term.
+    pub term: u64,
+    /// The node that leads.
+    pub leader: Option<NodeId>,
+}
+
+/// How far a replica has come.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase", tag = "phase")]
+pub enum Progress {
+    /// It waits for the other members, to begin the cluster with them.
+    Forming {
+        /// Members that have not been seen.
+        missing: Vec<NodeId>,
+    },
+    /// It takes part.
+    Running(Box<Status>),
+    /// It does not take part, and says why.
+    Stopped {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// A handle to a running replica. Clones are cheap and mean the same replica.
+///
+/// Dropping the last handle stops the replica; so does stopping its node. What it acknowledged is
+/// on disk either way.
+#[derive(Clone)]
+pub struct Replica {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// One thing for the replica to look at.
+pub(super) enum Input {
+    Frame { from: NodeId, frame: Bytes },
+    Propose { command: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
+    Read { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
+    ReadStale { query: Bytes, reply: oneshot::Sender<Reply> },
+    Status { reply: oneshot::Sender<Box<Status>> },
+}
+
+/// What the handle, the handlers and the driver share.
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    inbox: Mutex<Inbox>,
+    pub(super) wake: Notify,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) progress: Mutex<Phase>,
+    /// Operations of its own that the replica answers with.
+    pub(super) request_timeout: Duration,
+}
+
+/// See [`Progress`].
+pub(super) enum Phase {
+    Forming(Vec<NodeId>),
+    Running,
+    Stopped(String),
+}
+
+#[derive(Default)]
+struct Inbox {
+    inputs: Vec<Input>,
+    frames: usize,
+    frames_dropped: u64,
+    closed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(clock: Clock, missing: Vec<NodeId>) -> Self {
+        let nobody = Leadership { role: None, term: 0, leader: None };
+        Self {
+            clock,
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            leadership: watch::Sender::new(nobody),
+            progress: Mutex::new(Phase::Forming(missing)),
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Puts something into the inbox; gives it back if the replica is closed or overrun.
+    pub(super) fn push(&self, input: Input) -> Result<(), Input> {
+        let mut inbox = self.inbox.lock();
+        let is_frame = matches!(input, Input::Frame { .. });
+        if inbox.closed || inbox.inputs.len() >= INBOX_MAX {
+            return Err(input);
+        }
+        if is_frame && inbox.frames >= FRAMES_MAX {
+            inbox.frames_dropped += 1;
+            return Err(input);
+        }
+        inbox.frames += usize::from(is_frame);
+        inbox.inputs.push(input);
+        drop(inbox);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Takes everything that has arrived.
+    pub(super) fn take(&self, into: &mut Vec<Input>) {
+        let mut inbox = self.inbox.lock();
+        inbox.frames = 0;
+        std::mem::swap(&mut inbox.inputs, into);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.inbox.lock().closed
+    }
+
+    pub(super) fn close(&self) {
+        self.inbox.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// No operation is answered any more; those that wait hear that the replica is gone.
+    pub(super) fn stop(&self, reason: String) {
+        let mut inbox = self.inbox.lock();
+        inbox.closed = true;
+        inbox.inputs.clear();
+        drop(inbox);
+        let nobody = Leadership { role: None, term: 0, leader: None };
+        self.leadership.send_replace(nobody);
+        *self.progress.lock() = Phase::Stopped(reason);
+    }
+
+    /// Runs one operation on this replica, which has to lead.
+    pub(super) async fn operate(
+        &self,
+        input: impl FnOnce(oneshot::Sender<Reply>) -> Input,
+    ) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        if self.push(input(reply)).is_err() {
+            return Err(match self.is_closed() {
+                true => ReplicaError::NotLeader { leader: None },
+                false => ReplicaError::ProposalsFull,
+            });
+        }
+        // Dropped without an answer: the replica stopped with the operation in its hands.
+        answer.await.unwrap_or(Err(ReplicaError::Io { reason: "the replica stopped".into() }))
+    }
+}
+
+impl Replica {
+    /// Starts a replica of `machine` on `node`, as the service `name`: its commands arrive under
+    /// `_name.command` and its queries under `_name.query`.
+    ///
+    /// Returns at once. If the directory is empty the cluster begins as soon as every initial
+    /// member has been seen; [`ready`](Self::ready) waits for that and for a leader.
+    ///
+    /// Writes and syncs run on the runtime's thread: they are short, and everything else this node
+    /// does has to wait for them anyway.
+    pub fn start<M>(node: &Node, name: &'static str, settings: ReplicaSettings, machine: M) -> Self
+    where
+        M: Machine + Send + 'static,
+    {
+        Self::start_on(Arc::new(RealDisk), node, name, settings, machine)
+    }
+
+    /// As [`start`](Self::start), on a disk of the caller's choice.
+    pub fn start_on<M>(
+        disk: Arc<dyn Disk>,
+        node: &Node,
+        name: &'static str,
+        settings: ReplicaSettings,
+        machine: M,
+    ) -> Self
+    where
+        M: Machine + Send + 'static,
+    {
+        let others = settings.members.iter().filter(|member| *member != node.id());
+        let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
+        service::register(node, name, &shared);
+        let (running, of_node) = (Arc::clone(&shared), node.clone());
+        tokio::spawn(async move {
+            let started = tokio::select! {
+                started = formation::form(disk, &of_node, name, &settings, &running) => started,
+                () = closed(&running) => Err(formation::FormationError::Closed),
+            };
+            let ended = match started {
+                Ok(store) => {
+                    driver::run(of_node, name, settings.options, store, machine, &running).await
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            let reason = ended.err().unwrap_or_else(|| "the replica was stopped".to_owned());
+            tracing::warn!(%reason, "the replica has stopped");
+            running.stop(reason);
+        });
+        Self { handle: Arc::new(Handle { shared }) }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Who leads, now and whenever it changes.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.handle.shared.leadership.subscribe()
+    }
+
+    /// Waits until the cluster has formed and this replica knows a leader.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError::NoQuorum`] after `timeout`; [`ReplicaError::Io`] if the replica has stopped.
+    pub async fn ready(&self, timeout: Duration) -> Result<NodeId, ReplicaError> {
+        let mut leadership = self.leadership();
+        let wait = leadership.wait_for(|now| now.leader.is_some());
+        match tokio::time::timeout(timeout, wait).await {
+            Ok(Ok(known)) => known.leader.clone().ok_or(ReplicaError::NoQuorum),
+            Ok(Err(_)) | Err(_) => Err(self.why_not_ready()),
+        }
+    }
+
+    fn why_not_ready(&self) -> ReplicaError {
+        match &*self.handle.shared.progress.lock() {
+            Phase::Stopped(reason) => ReplicaError::Io { reason: reason.clone() },
+            Phase::Forming(_) | Phase::Running => ReplicaError::NoQuorum,
+        }
+    }
+
+    /// Proposes a command on this replica, which has to lead, and waits until it is applied.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`]; its [`effect`](ReplicaError::effect) says whether the command may yet
+    /// take effect.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall the command.
+    pub async fn propose(&self, command: Bytes, timeout: Duration) -> Reply {
+        let deadline = self.handle.shared.clock.now() + timeout;
+        let input = |reply| Input::Propose { command, deadline, reply };
+        self.handle.shared.operate(input).await
+    }
+
+    /// Answers a query so that it sees every write that was acknowledged before the call. This
+    /// replica has to lead.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`]; a query changes nothing.
+    pub async fn read(&self, query: Bytes, timeout: Duration) -> Reply {
+        let deadline = self.handle.shared.clock.now() + timeout;
+        let input = |reply| Input::Read { query, deadline, reply };
+        self.handle.shared.operate(input).await
+    }
+
+    /// Answers a query from what has been applied here, however old that is. The index in the
+    /// answer tells how far it reaches.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`] if the replica has stopped.
+    pub async fn read_stale(&self, query: Bytes) -> Result<Applied, ReplicaError> {
+        let input = |reply| Input::ReadStale { query, reply };
+        self.handle.shared.operate(input).await
+    }
+
+    /// How far it has come, and everything about it.
+    pub async fn status(&self) -> Progress {
+        self.handle.shared.status().await
+    }
+
+    /// Stops the replica. What it acknowledged is on disk.
+    pub fn stop(&self) {
+        self.handle.shared.close();
+    }
+}
+
+impl Shared {
+    pub(super) async fn status(&self) -> Progress {
+        match &*self.progress.lock() {
+            Phase::Forming(missing) => return Progress::Forming { missing: missing.clone() },
+            Phase::Stopped(reason) => return Progress::Stopped { reason: reason.clone() },
+            Phase::Running => {}
+        }
+        let (reply, answer) = oneshot::channel();
+        drop(self.push(Input::Status { reply }));
+        match answer.await {
+            Ok(status) => Progress::Running(status),
+            Err(_) => Progress::Stopped { reason: "the replica is stopping".to_owned() },
+        }
+    }
+}
+
+/// Returns when the handle is gone.
+async fn closed(shared: &Shared) {
+    while !shared.is_closed() {
+        shared.wake.notified().await;
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").finish_non_exhaustive()
+    }
+}
