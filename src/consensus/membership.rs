@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::id::NodeId;
 
 /// One replica as the others know it.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]
 pub struct Member {
     /// Its number: random per data directory, never zero, never reused.
     pub raft_id: u64,

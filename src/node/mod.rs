@@ -332,8 +332,32 @@ impl Node {
     }
 
     /// Announces other labels to every peer, present and future.
+    ///
+    /// Labels that begin with `_` belong to the system: those in `labels` are ignored, those of
+    /// the system stay.
     pub fn set_labels(&self, labels: Labels) {
-        self.handle.shared.with(|core, now| core.set_labels(now, labels));
+        self.handle.shared.with(|core, now| {
+            let of_system = |name: &String| name.starts_with('_');
+            let mut all = core.identity().labels.clone();
+            all.retain(|name, _| of_system(name));
+            all.extend(labels.into_iter().filter(|(name, _)| !of_system(name)));
+            core.set_labels(now, all);
+        });
+    }
+
+    /// Sets or removes one label of the system.
+    pub(crate) fn set_system_label(&self, name: &str, value: Option<String>) {
+        self.handle.shared.with(|core, now| {
+            if core.identity().labels.get(name) == value.as_ref() {
+                return;
+            }
+            let mut labels = core.identity().labels.clone();
+            match value {
+                Some(value) => labels.insert(name.to_owned(), value),
+                None => labels.remove(name),
+            };
+            core.set_labels(now, labels);
+        });
     }
 
     /// The labels that the node announces.
@@ -407,6 +431,11 @@ impl Node {
         })
     }
 
+    /// Whether the node has been stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.handle.shared.with(|core, _| core.is_stopped())
+    }
+
     /// Says goodbye to every peer, fails what is in flight and closes every socket.
     ///
     /// Returns when all is closed, within 2 s whatever the peers do. Idempotent.
@@ -415,6 +444,22 @@ impl Node {
         let mut finished = self.handle.finished.clone();
         // An error means that the driver is gone, which is what we wait for.
         drop(finished.wait_for(|finished| *finished).await);
+    }
+}
+
+/// A handle that does not keep its node running.
+#[derive(Clone)]
+pub(crate) struct WeakNode(std::sync::Weak<Handle>);
+
+impl Node {
+    pub(crate) fn downgrade(&self) -> WeakNode {
+        WeakNode(Arc::downgrade(&self.handle))
+    }
+}
+
+impl WeakNode {
+    pub(crate) fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(|handle| Node { handle })
     }
 }
 

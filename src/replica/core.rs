@@ -384,6 +384,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         &self.consensus
     }
 
+    /// Why the replica has stopped, if it has.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
     /// What there is to say about this replica.
     pub fn status(&self) -> Status {
         Status {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::core::{Core, Event, Options, Reply, Setup};
+use super::core::{Applied, Core, Event, Options, Reply, Setup};
 use super::handle::{Input, Leadership, Phase, Shared};
 use super::machine::Machine;
 use super::service;
 use super::store::{Store, settle};
-use crate::consensus::Persist;
+use crate::consensus::membership::Member;
+use crate::consensus::{Persist, Role};
 use crate::id::NodeId;
 use crate::node::Node;
 
@@ -48,8 +49,10 @@ pub(super) async fn run<M: Machine>(
         shared: Arc::clone(shared),
         inputs: Vec::new(),
         unwritten: None,
+        names: HashMap::new(),
         raft_ids: HashMap::new(),
     };
+    driver.read_members();
     driver.run().await
 }
 
@@ -63,7 +66,8 @@ struct Driver<M> {
     inputs: Vec<Input>,
     /// What a full disk did not take.
     unwritten: Option<Persist>,
-    /// Of members, by node; filled from the membership when a name is not there.
+    /// Members by raft id and by name; read again when somebody is not there.
+    names: HashMap<u64, NodeId>,
     raft_ids: HashMap<NodeId, u64>,
 }
 
@@ -83,7 +87,7 @@ impl<M: Machine> Driver<M> {
                 () = timer => {}
             }
             self.turn();
-            if let Some(failure) = self.core.status_failure() {
+            if let Some(failure) = self.core.failure() {
                 return Err(failure.to_owned());
             }
         }
@@ -96,15 +100,18 @@ impl<M: Machine> Driver<M> {
         self.take_inputs();
         self.core.turn(self.shared.clock.now());
         let mut lost = Vec::new();
-        let (node, subject) = (&self.node, &self.subject);
-        let membership = self.core.consensus().membership().clone();
+        let (node, subject, names) = (&self.node, &self.subject, &self.names);
         let done = settle(&mut self.core, &mut self.store, &mut self.unwritten, |to, frame| {
-            let sent = membership.node(to).map(|name| node.system_tick(name, subject, frame));
+            let sent = names.get(&to).map(|name| node.system_tick(name, subject, frame));
             if !matches!(sent, Some(Ok(()))) {
                 lost.push(to);
             }
         });
         for raft_id in lost {
+            // A member that joined since the names were read is reached with the next message.
+            if !self.names.contains_key(&raft_id) {
+                self.read_members();
+            }
             self.core.unreachable(raft_id);
         }
         for event in self.core.take_events() {
@@ -127,7 +134,9 @@ impl<M: Machine> Driver<M> {
                 }
                 Input::Read { query, deadline, reply } => self.core.read(query, deadline, reply),
                 Input::ReadStale { query, reply } => {
-                    drop(reply.send(Ok(self.core.read_stale_applied(&query))));
+                    let (index, response) = self.core.read_stale(&query);
+                    let term = self.core.consensus().term();
+                    drop(reply.send(Ok(Applied { index, term, response })));
                 }
                 Input::Status { reply } => drop(reply.send(Box::new(self.core.status()))),
             }
@@ -144,19 +153,23 @@ impl<M: Machine> Driver<M> {
     }
 
     fn raft_id(&mut self, node: &NodeId) -> Option<u64> {
-        if let Some(raft_id) = self.raft_ids.get(node) {
-            return Some(*raft_id);
+        if !self.raft_ids.contains_key(node) {
+            self.read_members();
         }
-        let members = self.core.consensus().membership().members();
-        self.raft_ids = members.map(|member| (member.node, member.raft_id)).collect();
         self.raft_ids.get(node).copied()
+    }
+
+    fn read_members(&mut self) {
+        let members: Vec<Member> = self.core.consensus().membership().members().collect();
+        self.raft_ids = members.iter().map(|m| (m.node.clone(), m.raft_id)).collect();
+        self.names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
     }
 
     fn announce(&self, event: Event) {
         tracing::info!(role = ?event.role, term = event.term, leader = ?event.leader, "leadership");
         let role = match event.role {
-            crate::consensus::Role::Leader => Some("leader".to_owned()),
-            crate::consensus::Role::Candidate | crate::consensus::Role::Follower => None,
+            Role::Leader => Some("leader".to_owned()),
+            Role::Candidate | Role::Follower => None,
         };
         self.node.set_system_label(&service::role_label(self.name), role);
         let role = Some(event.role);

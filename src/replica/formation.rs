@@ -171,7 +171,7 @@ fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
         }
     };
     let draft = dir.join("raft-id.new");
-    let written = disk.open(&draft, OpenMode::OpenOrCreate).map_err(io)?;
+    let written = disk.open(&draft, OpenMode::CreateEmpty).map_err(io)?;
     written.write_at(format!("{raft_id:016x}").as_bytes(), 0).map_err(io)?;
     written.sync_data().map_err(io)?;
     disk.rename(&draft, &file).map_err(io)?;
@@ -182,7 +182,7 @@ fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
 fn read_raft_id(disk: &dyn Disk, file: &Path) -> Result<u64, FormationError> {
     let io = |error| FormationError::Io { file: file.to_owned(), error };
     let mut text = [0; 16];
-    disk.open(file, OpenMode::Open).map_err(io)?.read_at(&mut text, 0).map_err(io)?;
+    disk.open(file, OpenMode::Existing).map_err(io)?.read_at(&mut text, 0).map_err(io)?;
     let parsed = std::str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
     parsed.filter(|id| *id != 0).ok_or_else(|| FormationError::Malformed { file: file.to_owned() })
 }

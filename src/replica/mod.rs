@@ -8,16 +8,24 @@
 //!    [`Core::take_done`], [`Store::persist`] what there is to write, [`Core::persisted`];
 //! 4. send and deliver once more, and sleep until [`Core::poll_timeout`] or the next input.
 //!
+//! [`Replica`] is such a driver, on a [`Node`](crate::Node) and a real disk.
+//!
 //! [`settle`] is step 3 and 4 for a driver that writes in its own thread.
 
 mod core;
+mod driver;
 mod error;
+mod formation;
+mod handle;
 mod machine;
+pub(crate) mod service;
 mod status;
 mod store;
 
 pub use self::core::{Applied, Core, Done, Event, Options, Reply, Setup};
 pub use error::ReplicaError;
+pub use handle::{Leadership, Progress, Replica, ReplicaSettings};
 pub use machine::{InvalidSnapshot, Machine};
+pub use service::AckLevel;
 pub use status::{Repair, Status, Waiting};
 pub use store::{SharedLog, Store, StoreError, settle};

@@ -5,7 +5,7 @@ use crate::consensus::{Follower, Refusals, Role};
 use crate::id::NodeId;
 
 /// A replica at one moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Status {
     /// Raft id of this replica.
     pub raft_id: u64,

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Filters by table, choices by what they promise.
 
 use super::*;
@@ -209,4 +206,3 @@ fn no_candidates_give_no_choice() {
         assert_eq!(Peers::new(&["a"]).choose(&mut chooser(), &choice), "a");
     }
 }
->>>>>>> presence

@@ -1,0 +1,315 @@
+//! [shell] A replica as a service of its node: commands and queries come as requests, the other
+//! replicas' messages as ticks.
+//!
+//! Any node takes any client: a replica that does not lead passes the operation on to the one that
+//! does, and waits for one while there is none. Only what certainly had no effect is tried again.
+//!
+//! | subject | |
+//! |---|---|
+//! | `_NAME.command` | a command, passed on to the leader |
+//! | `_NAME.command.direct` | a command, for the leader only: others answer `NOT_LEADER` |
+//! | `_NAME.query`, `_NAME.query.direct` | a query, likewise |
+//! | `_NAME.query.stale` | a query, answered here and now |
+//! | `_NAME.raft` | a tick with a frame of the consensus |
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::core::{Applied, Reply};
+use super::error::ReplicaError;
+use super::formation::raft_id_label;
+use super::handle::{Input, Shared};
+use crate::error::{Effect, ErrorCode};
+use crate::id::NodeId;
+use crate::node::route::Filter;
+use crate::node::{Call, HandlerError, Node, RequestError};
+use crate::timer::Time;
+
+/// Operations at work at once; what they cost is limited by the core.
+const OPERATIONS_MAX: usize = 65_536;
+/// Part of the time left that is kept for the way back, and the most that is kept.
+const RETURN_SHARE: u32 = 10;
+const RETURN_MAX: Duration = Duration::from_millis(100);
+/// Wait before an operation is tried again when nothing tells that it would go better.
+const RETRY_WAIT: Duration = Duration::from_millis(20);
+
+/// How strongly an acknowledged write is held. The numbers are on the wire.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum AckLevel {
+    /// On the disks of a quorum.
+    Quorum = 2,
+}
+
+pub(super) fn frames_subject(name: &str) -> String {
+    format!("_{name}.raft")
+}
+
+/// The label of the replica that leads.
+pub(super) fn role_label(name: &str) -> String {
+    format!("_{name}.role")
+}
+
+/// Peers that run a replica of this service.
+pub(crate) fn replicas(name: &str) -> Filter {
+    Filter::has(&raft_id_label(name))
+}
+
+/// The peer that leads this service, by its own account.
+pub(crate) fn leader(name: &str) -> Filter {
+    Filter::label(&role_label(name), "leader")
+}
+
+/// Whether an operation changes anything.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Operation {
+    Command,
+    Query,
+}
+
+impl Operation {
+    /// The subject under which a replica takes the operation and passes it on.
+    pub(crate) fn subject(self, name: &str) -> String {
+        match self {
+            Self::Command => format!("_{name}.command"),
+            Self::Query => format!("_{name}.query"),
+        }
+    }
+}
+
+/// Registers the handlers. They end when the replica is gone, which they do not keep alive.
+pub(super) fn register(node: &Node, name: &'static str, shared: &Arc<Shared>) {
+    let weak = Arc::downgrade(shared);
+    let frames = node.on_system(&frames_subject(name)).concurrent(OPERATIONS_MAX);
+    frames
+        .tick_raw({
+            let weak = weak.clone();
+            move |call| take_frame(weak.upgrade(), call)
+        })
+        .expect("a node has one replica of a name");
+    let stale = format!("{}.stale", Operation::Query.subject(name));
+    node.on_system(&stale)
+        .concurrent(OPERATIONS_MAX)
+        .request_raw({
+            let weak = weak.clone();
+            move |call| query_stale(weak.clone(), call)
+        })
+        .expect("a node has one replica of a name");
+    for operation in [Operation::Command, Operation::Query] {
+        for direct in [false, true] {
+            let subject = operation.subject(name) + if direct { ".direct" } else { "" };
+            let service = Service { name, operation, node: node.downgrade(), replica: weak.clone() };
+            node.on_system(&subject)
+                .concurrent(OPERATIONS_MAX)
+                .request_raw(move |call| service.clone().handle(call, direct))
+                .expect("a node has one replica of a name");
+        }
+    }
+}
+
+async fn take_frame(shared: Option<Arc<Shared>>, call: Call) -> Result<Bytes, HandlerError> {
+    if let Some(shared) = shared {
+        let from = call.peer.id().clone();
+        // A full inbox drops and counts it; the sender sends again.
+        drop(shared.push(Input::Frame { from, frame: call.payload }));
+    }
+    Ok(Bytes::new())
+}
+
+async fn query_stale(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerError> {
+    let shared = shared.upgrade().ok_or_else(gone)?;
+    let query = call.payload;
+    let reply = shared.operate(|reply| Input::ReadStale { query, reply }).await;
+    reply.map(|applied| encode(&applied)).map_err(|error| refusal(&error, None))
+}
+
+fn gone() -> HandlerError {
+    HandlerError::new(ErrorCode::NoReplica, "the replica has stopped")
+}
+
+/// One kind of operation as it is handled for others.
+#[derive(Clone)]
+struct Service {
+    name: &'static str,
+    operation: Operation,
+    node: crate::node::WeakNode,
+    replica: Weak<Shared>,
+}
+
+impl Service {
+    async fn handle(self, call: Call, direct: bool) -> Result<Bytes, HandlerError> {
+        let shared = self.replica.upgrade().ok_or_else(gone)?;
+        let node = self.node.upgrade().ok_or_else(gone)?;
+        let left = call.peer.time_left().unwrap_or(shared.request_timeout);
+        let deadline = shared.clock.now() + left.saturating_sub((left / RETURN_SHARE).min(RETURN_MAX));
+        let passing = Passing { name: self.name, operation: self.operation, node, shared };
+        match direct {
+            true => {
+                let reply = passing.here(call.payload, deadline).await;
+                reply.map(|applied| encode(&applied)).map_err(|error| passing.refuse(&error))
+            }
+            false => passing.anywhere(call.payload, deadline).await,
+        }
+    }
+}
+
+/// An operation on its way to the leader.
+struct Passing {
+    name: &'static str,
+    operation: Operation,
+    node: Node,
+    shared: Arc<Shared>,
+}
+
+impl Passing {
+    async fn here(&self, bytes: Bytes, deadline: Time) -> Reply {
+        let operation = self.operation;
+        let input = |reply| match operation {
+            Operation::Command => Input::Propose { command: bytes, deadline, reply },
+            Operation::Query => Input::Read { query: bytes, deadline, reply },
+        };
+        self.shared.operate(input).await
+    }
+
+    /// Tries here or at the leader until it is done, has failed for good, or time is up.
+    async fn anywhere(&self, bytes: Bytes, deadline: Time) -> Result<Bytes, HandlerError> {
+        let mut leadership = self.shared.leadership.subscribe();
+        loop {
+            let leader = leadership.borrow_and_update().leader.clone();
+            let refusal = match leader {
+                Some(leader) if leader != *self.node.id() => {
+                    match self.there(&leader, bytes.clone(), deadline).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(refusal) => refusal,
+                    }
+                }
+                Some(_) | None => match self.here(bytes.clone(), deadline).await {
+                    Ok(applied) => return Ok(encode(&applied)),
+                    Err(error) => self.refuse(&error),
+                },
+            };
+            let now = self.shared.clock.now();
+            if !worth_trying_again(self.operation, &refusal) || now >= deadline {
+                return Err(refusal);
+            }
+            let wait = RETRY_WAIT.min(deadline.saturating_since(now));
+            // Either tells that it may go better: a new leader, or some time.
+            drop(tokio::time::timeout(wait, leadership.changed()).await);
+            if self.shared.clock.now() >= deadline {
+                return Err(self.refuse(&ReplicaError::NoQuorum));
+            }
+        }
+    }
+
+    async fn there(
+        &self,
+        leader: &NodeId,
+        bytes: Bytes,
+        deadline: Time,
+    ) -> Result<Bytes, HandlerError> {
+        let subject = self.operation.subject(self.name) + ".direct";
+        let left = deadline.saturating_since(self.shared.clock.now());
+        let reply = self.node.system_request(leader, &subject, bytes).timeout(left).await;
+        reply.map_err(|error| match error {
+            RequestError::Handler { code, message, .. } => HandlerError::new(code, message),
+            // Sent and not answered: it may commit.
+            other if other.effect() == Effect::Unknown => {
+                HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
+            }
+            other => HandlerError::new(ErrorCode::NoQuorum, other.to_string()),
+        })
+    }
+
+    /// An error as it goes on the wire, with the leader if it is known.
+    fn refuse(&self, error: &ReplicaError) -> HandlerError {
+        let leader = self.shared.leadership.borrow().leader.clone();
+        let address = leader.as_ref().and_then(|leader| {
+            let peer = self.node.peers().into_iter().find(|peer| peer.node == *leader)?;
+            Some((leader.clone(), peer.address?.to_string()))
+        });
+        refusal(error, address)
+    }
+}
+
+/// Only what had no effect may be done again; a query never has any.
+fn worth_trying_again(operation: Operation, refusal: &HandlerError) -> bool {
+    let harmless = operation == Operation::Query || refusal.code.effect() == Effect::None;
+    harmless && matches!(refusal.code, ErrorCode::NotLeader | ErrorCode::NoQuorum | ErrorCode::QuorumFailed | ErrorCode::NoReplica)
+}
+
+fn refusal(error: &ReplicaError, leader: Option<(NodeId, String)>) -> HandlerError {
+    let message = match leader {
+        Some((leader, address)) => format!("{error}; leader={leader} address={address}"),
+        None => error.to_string(),
+    };
+    HandlerError::new(error.code(), message)
+}
+
+/// The leader that a `NOT_LEADER` names, and where it can be dialed.
+pub(crate) fn leader_in(message: &str) -> Option<(NodeId, crate::transport::Address)> {
+    let (_, rest) = message.split_once("leader=")?;
+    let (leader, address) = rest.split_once(" address=")?;
+    Some((leader.parse().ok()?, address.parse().ok()?))
+}
+
+/// `index u64 | term u64 | level u8 | response`, little endian.
+fn encode(applied: &Applied) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(17 + applied.response.len());
+    bytes.put_u64_le(applied.index);
+    bytes.put_u64_le(applied.term);
+    bytes.put_u8(AckLevel::Quorum as u8);
+    bytes.put_slice(&applied.response);
+    bytes.freeze()
+}
+
+/// Takes an answer apart; none if it is not one.
+pub(crate) fn decode(mut bytes: Bytes) -> Option<Applied> {
+    if bytes.len() < 17 {
+        return None;
+    }
+    let (index, term, level) = (bytes.get_u64_le(), bytes.get_u64_le(), bytes.get_u8());
+    (level == AckLevel::Quorum as u8).then_some(Applied { index, term, response: bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients of other languages read the leader out of the message.
+    #[test]
+    fn not_leader_names_the_leader_and_its_address() {
+        let leader: NodeId = "b".parse().unwrap();
+        let error = ReplicaError::NotLeader { leader: Some(leader.clone()) };
+        let refusal = refusal(&error, Some((leader.clone(), "tcp://127.0.0.1:7001".into())));
+        assert_eq!(refusal.message, "not the leader; leader=b address=tcp://127.0.0.1:7001");
+        let (named, address) = leader_in(&refusal.message).unwrap();
+        assert_eq!((named, address.to_string()), (leader, "tcp://127.0.0.1:7001".to_owned()));
+        assert_eq!(leader_in("not the leader"), None);
+    }
+
+    /// A command that may have been proposed must not be proposed again by itself.
+    #[test]
+    fn only_what_had_no_effect_is_tried_again() {
+        let unknown = HandlerError::new(ErrorCode::QuorumFailed, "");
+        assert!(!worth_trying_again(Operation::Command, &unknown));
+        assert!(worth_trying_again(Operation::Query, &unknown));
+        let moved = HandlerError::new(ErrorCode::NotLeader, "");
+        assert!(worth_trying_again(Operation::Command, &moved));
+        let full = HandlerError::new(ErrorCode::NoSpace, "");
+        assert!(!worth_trying_again(Operation::Command, &full));
+    }
+
+    /// Whatever a peer answers, it is an answer or it is not; nothing panics.
+    #[test]
+    fn answers_round_trip_and_short_ones_are_refused() {
+        let applied = Applied { index: 7, term: 2, response: Bytes::from_static(b"x") };
+        let bytes = encode(&applied);
+        assert_eq!(decode(bytes.clone()), Some(applied));
+        for length in 0..17 {
+            assert_eq!(decode(bytes.slice(..length)), None, "{length} bytes");
+        }
+    }
+}
