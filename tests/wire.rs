@@ -1,6 +1,8 @@
 //! The bytes of the protocol: `docs/WIRE.md` is read here, table by table and vector by vector, so
 //! that the document and the code cannot drift apart; and what a stranger may send is refused.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +39,7 @@ fn vector(name: &str) -> Bytes {
         .flat_map(|line| line.split(';').next())
         .flat_map(str::split_whitespace)
         .collect();
-    assert!(digits.is_ascii() && digits.len() % 2 == 0, "{name}: {digits}");
+    assert!(digits.is_ascii() && digits.len().is_multiple_of(2), "{name}: {digits}");
     (0..digits.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
