@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use zmesh::protocol::envelope::{Envelope, Format, Kind, Limits, Outgoing};
@@ -49,8 +48,6 @@ fn encode(bencher: Bencher<'_, '_>, payload_bytes: usize) {
 fn decode(bencher: Bencher<'_, '_>, payload_bytes: usize) {
     let payload = vec![0xab; payload_bytes];
     let frame = request(&payload).encode();
-    // Shared already, as a received frame is after its first slice.
-    let frame: Bytes = frame.clone();
     let limits = Limits::default();
     bencher
         .counter(BytesCount::new(payload_bytes))

@@ -233,13 +233,12 @@ fn table_of_kinds_says_which_fields_each_kind_has() {
     let fields = ["request id", "time left", "subject", "code"];
     for (row, kind) in table("Kinds").iter().zip(Kind::ALL) {
         let is = |column: usize, mark: &str| row[2 + column] == mark;
-        for column in 0..fields.len() {
+        for (column, field) in fields.into_iter().enumerate() {
             for is_set in [false, true] {
                 let set = |other: usize| if other == column { is_set } else { is(other, "x") };
                 let frame = frame_with(kind.number(), [set(0), set(1), set(2), set(3)]);
                 let decoded = Envelope::decode(&frame, &Limits::default());
                 let allowed = is(column, "o") || is_set == is(column, "x");
-                let field = fields[column];
                 let refused = Err(EnvelopeError::Field { kind: *kind, field });
                 assert!(if allowed { decoded.is_ok() } else { decoded == refused }, "{row:?}");
             }
