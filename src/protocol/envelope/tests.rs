@@ -52,7 +52,7 @@ prop_compose! {
         time_left in prop::option::of(1..=u32::MAX),
         sent_ms: u32,
         subject in subjects().prop_filter("has a word", |subject| !subject.is_empty()),
-        payload in prop::collection::vec(any::<u8>(), 0..300),
+        payload in prop::collection::vec(any::<u8>(), 0..64),
     ) -> Envelope {
         Envelope {
             kind,
