@@ -1,5 +1,6 @@
 //! zmesh: a brokerless messaging mesh with a replicated log and key-value store.
 
+pub mod config;
 mod error;
 mod id;
 pub mod protocol;

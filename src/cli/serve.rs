@@ -1,0 +1,139 @@
+//! `zmesh serve`: one node, and its replica if it has a data directory, until a signal.
+//!
+//! # Contract with whoever starts it
+//!
+//! - Standard output carries exactly one line, written when the node is bound and takes requests:
+//!   `ready node=NAME address=ADDRESS`, or with `--json`
+//!   `{"ready":true,"node":"NAME","address":"ADDRESS"}`. Nothing follows it, so a starter may
+//!   close its end of the pipe. Diagnostics go to standard error.
+//! - SIGTERM and SIGINT stop the node in order: peers are told, the log is closed; exit code 0.
+//! - With `--exit-with-parent`, the end of standard input means the same as SIGTERM: a starter
+//!   holds the other end of the pipe, which closes however the starter dies.
+
+use std::io;
+
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use zmesh::config::Config;
+use zmesh::{Address, NodeId};
+
+use super::config::ConfigArgs;
+use super::failure::{Exit, Failure};
+use super::output::Output;
+use super::{Context, logging};
+
+/// Arguments of `zmesh serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Stop when standard input ends, so that no node outlives whoever started it.
+    #[arg(long)]
+    exit_with_parent: bool,
+}
+
+/// Why a node stops.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(dead_code, reason = "awaited once the node is plugged in")]
+pub(super) enum StopCause {
+    /// Standard input ended under `--exit-with-parent`.
+    ParentGone,
+    /// SIGINT or SIGTERM.
+    Signal,
+}
+
+/// Runs the node.
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let config = args.config.resolve(context)?;
+    logging::start(&config.log.level, config.log.format, context.ansi())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let stop = Stop::new(args.exit_with_parent)?;
+    serve(config, stop, context.out).await
+}
+
+/// Starts the node, says that it is ready, and stops it when asked to.
+///
+/// PLUG: the node. Build `zmesh::Node` (and the replica if `config.replica` is there) from
+/// `config` under the name `config.node_id()`; when it is bound call [`announce`]; then await
+/// `stop.asked()` together with the end of the node, and shut down.
+async fn serve(config: Config, stop: Stop, out: Output) -> Result<(), Failure> {
+    drop((config, stop, out));
+    Err(Failure::not_built("serve"))
+}
+
+/// Says on standard output that the node takes requests.
+#[expect(dead_code, reason = "called once the node is plugged in")]
+fn announce(out: Output, node: &NodeId, address: &Address) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Ready<'a> {
+        ready: bool,
+        node: &'a NodeId,
+        address: &'a Address,
+    }
+    match out.is_json() {
+        true => out.json(&Ready { ready: true, node, address }),
+        false => out.text(&format!("ready node={node} address={address}")),
+    }
+}
+
+/// Waits for whatever asks a node to stop. Made before the node starts, so that a signal that
+/// arrives early is not lost.
+#[derive(Debug)]
+#[expect(dead_code, reason = "awaited once the node is plugged in")]
+pub(super) struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    parent: mpsc::Receiver<()>,
+    /// There without `--exit-with-parent`, so that `parent` never ends.
+    _no_parent: Option<mpsc::Sender<()>>,
+}
+
+impl Stop {
+    /// Begins to listen for signals.
+    pub(super) fn new(with_parent: bool) -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Exit::Refused, format!("cannot listen for signals: {error}"))
+            })
+        };
+        let (interrupt, terminate) =
+            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let (held, parent) = mpsc::channel(1);
+        let _no_parent = match with_parent {
+            true => {
+                drop_at_stdin_end(held);
+                None
+            }
+            false => Some(held),
+        };
+        Ok(Self { interrupt, terminate, parent, _no_parent })
+    }
+
+    /// Waits until the node should stop.
+    ///
+    /// Cancel safe: a signal that arrives between two calls is seen by the second.
+    #[expect(dead_code, reason = "awaited once the node is plugged in")]
+    pub(super) async fn asked(&mut self) -> StopCause {
+        tokio::select! {
+            _ = self.interrupt.recv() => StopCause::Signal,
+            _ = self.terminate.recv() => StopCause::Signal,
+            // Nothing is ever sent: it ends when the last sender is gone.
+            _ = self.parent.recv() => StopCause::ParentGone,
+        }
+    }
+}
+
+/// Drops `held` when standard input ends or fails; what it carries is ignored.
+///
+/// A thread of its own reads: it may be in the middle of a read when the node stops for another
+/// reason, and unlike a task of the runtime it holds nobody up then.
+fn drop_at_stdin_end(held: mpsc::Sender<()>) {
+    std::thread::spawn(move || {
+        // End and failure mean the same: nobody is there.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        drop(held);
+    });
+}
