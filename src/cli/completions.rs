@@ -1,10 +1,9 @@
 //! `zmesh completions`: a script for the shell, from the same definition as the command line.
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::failure::Failure;
-use super::{Cli, Context};
+use super::{Context, command};
 
 /// Arguments of `zmesh completions`.
 #[derive(Debug, clap::Args)]
@@ -16,6 +15,6 @@ pub(super) struct Args {
 /// Prints the script.
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "zmesh", &mut script);
+    clap_complete::generate(args.shell, &mut command(), "zmesh", &mut script);
     context.out.text(&String::from_utf8_lossy(&script))
 }

@@ -33,10 +33,6 @@ pub(crate) enum Exit {
     /// Nobody answered, or not in time. Nothing was changed.
     Unreachable = 3,
     /// The change may have been made, or be made later.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "used once the client commands are plugged in")
-    )]
     Unknown = 4,
     /// Data on a disk is damaged.
     Corrupt = 5,
@@ -47,21 +43,22 @@ impl Exit {
     ///
     /// `effect` is [`ErrorCode::effect`], except for operations that change nothing: a read that
     /// timed out has no outcome to wonder about.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "used once the client commands are plugged in")
-    )]
     pub(crate) fn of(code: ErrorCode, effect: Effect) -> Self {
-        match code {
-            ErrorCode::Corrupt => Self::Corrupt,
-            ErrorCode::AlreadyBound | ErrorCode::BindFailed | ErrorCode::InvalidAddress => {
-                Self::Usage
-            }
-            _ if effect == Effect::Unknown => Self::Unknown,
-            // Asking again later may help, but the answer is that there is nobody of this kind.
-            ErrorCode::NodeNotFound | ErrorCode::NoNodesMatchFilter => Self::Refused,
-            retryable if retryable.is_retryable() => Self::Unreachable,
-            _ => Self::Refused,
+        const CONFIGURATION: [ErrorCode; 3] =
+            [ErrorCode::AlreadyBound, ErrorCode::BindFailed, ErrorCode::InvalidAddress];
+        // Asking again later may help, but the answer is that there is nobody of this kind.
+        const NOBODY: [ErrorCode; 2] = [ErrorCode::NodeNotFound, ErrorCode::NoNodesMatchFilter];
+
+        if code == ErrorCode::Corrupt {
+            Self::Corrupt
+        } else if CONFIGURATION.contains(&code) {
+            Self::Usage
+        } else if effect == Effect::Unknown {
+            Self::Unknown
+        } else if code.is_retryable() && !NOBODY.contains(&code) {
+            Self::Unreachable
+        } else {
+            Self::Refused
         }
     }
 }
@@ -148,16 +145,22 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::from_error(Exit::Usage, &error)
+        let failure = Self::from_error(Exit::Usage, &error);
+        match error {
+            ConfigError::UnknownKey { nearest: None, .. } => {
+                failure.next("see `zmesh config print` for all keys")
+            }
+            _ => failure,
+        }
     }
 }
 
 /// Failures of standard output; every other I/O error has a name and its own words.
 pub(super) fn stdout(error: &io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::broken_pipe(),
-        _ => Failure::new(Exit::Refused, format!("cannot write the output: {error}")),
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::broken_pipe();
     }
+    Failure::new(Exit::Refused, format!("cannot write the output: {error}"))
 }
 
 /// The message of an error and of its causes. A cause that its parent has quoted is left out.

@@ -108,7 +108,7 @@ struct Connect {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Run a node until it is told to stop.
-    Serve(Box<serve::Args>),
+    Serve(serve::Args),
     /// Start three processes, write under load, kill the leader, and count what was lost.
     Demo(demo::Args),
     /// Start, look at, stop and hurt a cluster on this machine that stays.
@@ -175,7 +175,7 @@ impl Context {
 pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
     // Errors of the command line itself come before its flags are known.
     let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    let parsed = Cli::command().try_get_matches_from(args).and_then(|matches| {
+    let parsed = command().try_get_matches_from(args).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, matches))
     });
@@ -198,6 +198,19 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
             failure.exit().into()
         }
     }
+}
+
+/// The definition of the command line, with what holds for all of its arguments.
+fn command() -> clap::Command {
+    fn adapt(command: clap::Command) -> clap::Command {
+        let command = command.mut_args(|arg| {
+            let duration = arg.get_value_names().is_some_and(|names| names == ["DURATION"]);
+            // Help is the same whatever is set, and `-1s` is a bad duration, not an unknown flag.
+            arg.hide_env_values(true).allow_hyphen_values(duration)
+        });
+        command.mut_subcommands(adapt)
+    }
+    adapt(Cli::command())
 }
 
 fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {

@@ -26,16 +26,15 @@ use super::{Context, logging};
 /// Arguments of `zmesh serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    config: ConfigArgs,
     /// Stop when standard input ends, so that no node outlives whoever started it.
     #[arg(long)]
     exit_with_parent: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 /// Why a node stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(dead_code, reason = "awaited once the node is plugged in")]
 pub(super) enum StopCause {
     /// Standard input ended under `--exit-with-parent`.
     ParentGone,
@@ -82,7 +81,6 @@ fn announce(out: Output, node: &NodeId, address: &Address) -> Result<(), Failure
 /// Waits for whatever asks a node to stop. Made before the node starts, so that a signal that
 /// arrives early is not lost.
 #[derive(Debug)]
-#[expect(dead_code, reason = "awaited once the node is plugged in")]
 pub(super) struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,

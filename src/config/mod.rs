@@ -207,10 +207,7 @@ impl From<Settings> for Written {
 impl Config {
     /// The name to run under: the configured one, or a new random one at each call.
     pub fn node_id(&self) -> NodeId {
-        self.node.id.clone().unwrap_or_else(|| {
-            let random = uuid::Uuid::new_v4().simple().to_string();
-            NodeId::new(&format!("node-{}", &random[..12])).expect("hex digits make a node id")
-        })
+        self.node.id.clone().unwrap_or_else(random_node_id)
     }
 
     /// Checks what only the disk can tell: whether the data directory is, or can be, one.
@@ -240,6 +237,11 @@ impl Config {
     pub fn to_json(&self) -> serde_json::Value {
         print::json(self)
     }
+}
+
+fn random_node_id() -> NodeId {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    NodeId::new(&format!("node-{random}")).expect("a short word and hex digits make a node id")
 }
 
 /// Where a value was written.

@@ -82,7 +82,7 @@ fn groups(config: &Config) -> [Group; 5] {
         (
             "replica",
             vec![
-                ("data_dir", replica.map(|it| json!(it.data_dir))),
+                ("data_dir", replica.map(|it| json!(it.data_dir.to_string_lossy()))),
                 ("members", replica.map(|it| json!(it.members))),
                 ("heartbeat_interval", replica.and_then(|it| period(it.heartbeat_interval))),
                 ("election_timeout", replica.and_then(|it| period(it.election_timeout))),

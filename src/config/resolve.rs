@@ -209,7 +209,7 @@ impl Resolver {
             )?,
             queue_bytes_max: given
                 .queue_bytes
-                .map_or(LIMITS.queue_bytes_max.max(payload), |size| size.0),
+                .map_or_else(|| LIMITS.queue_bytes_max.max(payload), |size| size.0),
             peers_max: count("limits.peers_max", given.peers_max, LIMITS.peers_max)?,
             in_flight_max: count(
                 "limits.in_flight_max",
@@ -295,7 +295,7 @@ impl Resolver {
             let reason = "must name at least one node".to_owned();
             return Err(self.origins.refuse("replica.members", reason));
         }
-        if members.len() % 2 == 0 {
+        if members.len().is_multiple_of(2) {
             self.warnings.push(format!(
                 "{} members survive the loss of {}, no more than {} members would",
                 members.len(),
