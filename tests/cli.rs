@@ -1,5 +1,7 @@
 //! The command line, verbatim: what a person or a script sees, and the exit code it decides by.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

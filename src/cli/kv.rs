@@ -23,6 +23,7 @@ pub(super) struct SetArgs {
     /// The key.
     key: String,
     /// The value; `-` reads it from standard input.
+    #[arg(allow_negative_numbers = true)]
     value: String,
     #[command(flatten)]
     connect: Connect,

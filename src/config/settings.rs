@@ -245,9 +245,9 @@ pub struct ReplicaSettings {
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Global options")]
 pub struct LogSettings {
-    /// What to log: error, warn, info, debug or trace, or such as info,zmesh=debug.
+    /// What to log: a level, or such as info,zmesh=debug [default: serve info, others warn].
     ///
-    /// Default: info for `zmesh serve`, warn for the other commands.
+    /// Levels are off, error, warn, info, debug and trace. More than info costs throughput.
     #[arg(
         id = "level",
         long = "log-level",
