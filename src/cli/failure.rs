@@ -146,12 +146,10 @@ impl Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let failure = Self::from_error(Exit::Usage, &error);
-        match error {
-            ConfigError::UnknownKey { nearest: None, .. } => {
-                failure.next("see `zmesh config print` for all keys")
-            }
-            _ => failure,
+        if let ConfigError::UnknownKey { nearest: None, .. } = error {
+            return failure.next("see `zmesh config print` for all keys");
         }
+        failure
     }
 }
 

@@ -10,7 +10,7 @@
 //! - With `--exit-with-parent`, the end of standard input means the same as SIGTERM: a starter
 //!   holds the other end of the pipe, which closes however the starter dies.
 
-use std::io;
+use std::io::{self, Read};
 
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,7 +49,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let stop = Stop::new(args.exit_with_parent)?;
+    let stop = Stop::new(args.exit_with_parent.then(io::stdin))?;
     serve(config, stop, context.out).await
 }
 
@@ -90,8 +90,8 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Begins to listen for signals.
-    pub(super) fn new(with_parent: bool) -> Result<Self, Failure> {
+    /// Begins to listen for signals, and for the end of `parent` if there is one.
+    pub(super) fn new(parent: Option<impl Read + Send + 'static>) -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
                 Failure::new(Exit::Refused, format!("cannot listen for signals: {error}"))
@@ -99,21 +99,21 @@ impl Stop {
         };
         let (interrupt, terminate) =
             (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        let (held, parent) = mpsc::channel(1);
-        let _no_parent = match with_parent {
-            true => {
-                drop_at_stdin_end(held);
+        let (held, ended) = mpsc::channel(1);
+        let no_parent = match parent {
+            Some(parent) => {
+                drop_at_end(parent, held);
                 None
             }
-            false => Some(held),
+            None => Some(held),
         };
-        Ok(Self { interrupt, terminate, parent, _no_parent })
+        Ok(Self { interrupt, terminate, parent: ended, _no_parent: no_parent })
     }
 
     /// Waits until the node should stop.
     ///
     /// Cancel safe: a signal that arrives between two calls is seen by the second.
-    #[expect(dead_code, reason = "awaited once the node is plugged in")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "awaited once the node is plugged in"))]
     pub(super) async fn asked(&mut self) -> StopCause {
         tokio::select! {
             _ = self.interrupt.recv() => StopCause::Signal,
@@ -124,14 +124,50 @@ impl Stop {
     }
 }
 
-/// Drops `held` when standard input ends or fails; what it carries is ignored.
+/// Drops `held` when `reader` ends or fails; what it carries is ignored.
 ///
 /// A thread of its own reads: it may be in the middle of a read when the node stops for another
 /// reason, and unlike a task of the runtime it holds nobody up then.
-fn drop_at_stdin_end(held: mpsc::Sender<()>) {
+fn drop_at_end(mut reader: impl Read + Send + 'static, held: mpsc::Sender<()>) {
     std::thread::spawn(move || {
         // End and failure mean the same: nobody is there.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = io::copy(&mut reader, &mut io::sink());
         drop(held);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    async fn asked(stop: &mut Stop) -> StopCause {
+        tokio::time::timeout(DEADLINE, stop.asked()).await.unwrap()
+    }
+
+    /// However a starter dies, its end of the pipe closes; what it says before means nothing.
+    /// A signal means the same as the end, and may come before anybody waits for it.
+    #[tokio::test]
+    async fn end_of_parent_and_signals_ask_to_stop() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut child = Stop::new(Some(reader)).unwrap();
+        writer.write_all(b"ignored").unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), child.asked()).await;
+        assert!(early.is_err(), "stopped while the parent lived");
+        drop(writer);
+        assert_eq!(asked(&mut child).await, StopCause::ParentGone);
+        assert_eq!(asked(&mut child).await, StopCause::ParentGone, "it stays gone");
+
+        let mut alone = Stop::new(None::<io::Empty>).unwrap();
+        for signal in [Signal::TERM, Signal::INT] {
+            kill_process(getpid(), signal).unwrap();
+            assert_eq!(asked(&mut alone).await, StopCause::Signal);
+        }
+    }
 }
