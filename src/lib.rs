@@ -1,6 +1,7 @@
 //! zmesh: a brokerless messaging mesh with a replicated log and key-value store.
 
 pub mod client;
+pub mod config;
 pub mod consensus;
 pub mod discovery;
 mod error;

@@ -1,2 +1,9 @@
-//! The `zmesh` binary.
-fn main() {}
+//! The `zmesh` binary: reads the command line, runs one command, ends with its exit code.
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os().collect())
+}

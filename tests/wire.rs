@@ -58,6 +58,7 @@ fn envelope(kind: Kind, sequence: u32, payload: Vec<u8>) -> Envelope {
         code: 0,
         sequence,
         request: RequestId::NONE,
+        sent_ms: 1_000,
         from: ALPHA,
         to: BETA,
         time_left: None,

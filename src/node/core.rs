@@ -416,14 +416,24 @@ impl<T> Core<T> {
     }
 
     /// What became of a message of [`poll_send`](Self::poll_send).
-    pub(crate) fn sent(&mut self, route: Route, queued: Queued, result: Result<(), SendError>) {
+    pub(crate) fn sent(
+        &mut self,
+        now: Time,
+        route: Route,
+        queued: Queued,
+        result: Result<(), SendError>,
+    ) {
         match result {
             Ok(()) => self.counters.sent += 1,
             Err(SendError::Full) if self.links.peek(route).is_some() => {
                 self.links.blocked(route, queued);
             }
             Err(SendError::Full) => self.counters.dropped_full += 1,
-            Err(SendError::NotConnected | SendError::TooLarge { .. }) => self.unsent(&queued),
+            Err(SendError::NotConnected) => {
+                self.unsent(&queued);
+                self.unreachable(now, route);
+            }
+            Err(SendError::TooLarge { .. }) => self.unsent(&queued),
         }
     }
 

@@ -183,6 +183,7 @@ fn read_raft_id(disk: &dyn Disk, file: &Path) -> Result<u64, FormationError> {
     let io = |error| FormationError::Io { file: file.to_owned(), error };
     let mut text = [0; 16];
     disk.open(file, OpenMode::Existing).map_err(io)?.read_at(&mut text, 0).map_err(io)?;
-    let parsed = std::str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+    let parsed =
+        std::str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
     parsed.filter(|id| *id != 0).ok_or_else(|| FormationError::Malformed { file: file.to_owned() })
 }

@@ -101,7 +101,8 @@ pub(super) fn register(node: &Node, name: &'static str, shared: &Arc<Shared>) {
     for operation in [Operation::Command, Operation::Query] {
         for direct in [false, true] {
             let subject = operation.subject(name) + if direct { ".direct" } else { "" };
-            let service = Service { name, operation, node: node.downgrade(), replica: weak.clone() };
+            let service =
+                Service { name, operation, node: node.downgrade(), replica: weak.clone() };
             node.on_system(&subject)
                 .concurrent(OPERATIONS_MAX)
                 .request_raw(move |call| service.clone().handle(call, direct))
@@ -144,7 +145,8 @@ impl Service {
         let shared = self.replica.upgrade().ok_or_else(gone)?;
         let node = self.node.upgrade().ok_or_else(gone)?;
         let left = call.peer.time_left().unwrap_or(shared.request_timeout);
-        let deadline = shared.clock.now() + left.saturating_sub((left / RETURN_SHARE).min(RETURN_MAX));
+        let deadline =
+            shared.clock.now() + left.saturating_sub((left / RETURN_SHARE).min(RETURN_MAX));
         let passing = Passing { name: self.name, operation: self.operation, node, shared };
         match direct {
             true => {
@@ -237,7 +239,14 @@ impl Passing {
 /// Only what had no effect may be done again; a query never has any.
 fn worth_trying_again(operation: Operation, refusal: &HandlerError) -> bool {
     let harmless = operation == Operation::Query || refusal.code.effect() == Effect::None;
-    harmless && matches!(refusal.code, ErrorCode::NotLeader | ErrorCode::NoQuorum | ErrorCode::QuorumFailed | ErrorCode::NoReplica)
+    harmless
+        && matches!(
+            refusal.code,
+            ErrorCode::NotLeader
+                | ErrorCode::NoQuorum
+                | ErrorCode::QuorumFailed
+                | ErrorCode::NoReplica
+        )
 }
 
 fn refusal(error: &ReplicaError, leader: Option<(NodeId, String)>) -> HandlerError {

@@ -165,6 +165,15 @@ impl<T> Core<T> {
         }
     }
 
+    /// The transport has no connection for a route: a peer that dialed us is gone, or about to
+    /// come back by a new connection. The links that we dialed report that by themselves.
+    pub(super) fn unreachable(&mut self, now: Time, route: Route) {
+        if let Route::Downstream(route) = route {
+            self.server.handle(now, server::Input::Unreachable { route });
+            self.drain_server(now);
+        }
+    }
+
     // ---- discovery -------------------------------------------------------------------------
 
     fn heard(&mut self, now: Time, known: KnownPeers) {

@@ -170,8 +170,8 @@ fn every_broken_rule_has_its_own_error() {
     assert_eq!(forged(3, Kind::Tick.number()), field(Kind::Tick, "request id"));
     assert_eq!(forged(3, Kind::Ping.number()), field(Kind::Ping, "request id"));
     assert_eq!(forged(3, Kind::Reply.number()), field(Kind::Reply, "time left"));
-    assert_eq!(forged(5, 9), Err(EnvelopeError::Length { expected: 61, got: 60 }));
-    assert_eq!(forged(44, 3), Err(EnvelopeError::Length { expected: 59, got: 60 }));
+    assert_eq!(forged(5, 9), Err(EnvelopeError::Length { expected: 65, got: 64 }));
+    assert_eq!(forged(44, 3), Err(EnvelopeError::Length { expected: 59, got: 64 }));
     assert_eq!(
         forged(47, 1),
         Err(EnvelopeError::PayloadTooLarge { bytes: (1 << 24) + 4, max: 4096 })
@@ -194,7 +194,7 @@ fn largest_declared_lengths_are_refused() {
     let frame = seal(frame);
     let all = Limits { payload_bytes_max: usize::MAX };
     let expected = 52 + 255 + u64::from(u32::MAX);
-    assert_eq!(Envelope::decode(&frame, &all), Err(EnvelopeError::Length { expected, got: 60 }));
+    assert_eq!(Envelope::decode(&frame, &all), Err(EnvelopeError::Length { expected, got: 64 }));
     let none = Limits { payload_bytes_max: 0 };
     let error = EnvelopeError::PayloadTooLarge { bytes: u32::MAX, max: 0 };
     assert_eq!(Envelope::decode(&frame, &none), Err(error));

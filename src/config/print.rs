@@ -1,0 +1,122 @@
+//! Writes a resolved configuration for people (TOML) and for machines (JSON).
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::{Config, Period, Size};
+
+/// Values of one group by key, in the order of the documentation; `None` where there is none.
+type Group = (&'static str, Vec<(&'static str, Option<Value>)>);
+
+pub(super) fn toml(config: &Config) -> String {
+    let mut text = String::new();
+    for (group, values) in groups(config) {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let _infallible = writeln!(text, "[{group}]");
+        for (key, value) in values {
+            let origin = config.origins.of(&format!("{group}.{key}"));
+            let _infallible = match value {
+                Some(value) => writeln!(text, "{key} = {} # {origin}", toml_value(&value)),
+                None => writeln!(text, "# {key} is not set"),
+            };
+        }
+    }
+    text
+}
+
+pub(super) fn json(config: &Config) -> Value {
+    let mut object = Map::new();
+    for (group, values) in groups(config) {
+        let values = values.into_iter().map(|(key, value)| {
+            let origin = config.origins.of(&format!("{group}.{key}")).to_string();
+            (key.to_owned(), json!({ "value": value, "origin": origin }))
+        });
+        object.insert(group.to_owned(), Value::Object(values.collect()));
+    }
+    object.insert("warnings".to_owned(), json!(config.warnings));
+    Value::Object(object)
+}
+
+fn groups(config: &Config) -> [Group; 5] {
+    let Config { node, heartbeat, limits, replica, log, .. } = config;
+    let replica = replica.as_ref();
+    let period = |period: Duration| Some(json!(Period(period).to_string()));
+    let size = |bytes: u64| Some(json!(Size(bytes).to_string()));
+    [
+        (
+            "node",
+            vec![
+                ("id", node.id.as_ref().map(|id| json!(id))),
+                ("cluster", Some(json!(node.cluster))),
+                ("bind", Some(json!(node.bind))),
+                ("advertise", node.advertise.as_ref().map(|address| json!(address))),
+                ("peers", Some(json!(node.peers))),
+                ("labels", Some(json!(node.labels))),
+            ],
+        ),
+        (
+            "heartbeat",
+            vec![
+                ("preset", Some(json!(heartbeat.preset.name()))),
+                ("ping_interval", period(heartbeat.ping_interval)),
+                ("health_check_interval", period(heartbeat.health_check_interval)),
+                ("ghost_timeout", period(heartbeat.ghost_timeout)),
+                ("handshake_timeout", period(heartbeat.handshake_timeout)),
+                ("request_timeout", period(heartbeat.request_timeout)),
+            ],
+        ),
+        (
+            "limits",
+            vec![
+                ("payload_max", size(limits.payload_bytes_max as u64)),
+                ("queue_messages", Some(json!(limits.queue_messages_max))),
+                ("queue_bytes", size(limits.queue_bytes_max)),
+                ("peers_max", Some(json!(limits.peers_max))),
+                ("in_flight_max", Some(json!(limits.in_flight_max))),
+            ],
+        ),
+        (
+            "replica",
+            vec![
+                ("data_dir", replica.map(|it| json!(it.data_dir.to_string_lossy()))),
+                ("members", replica.map(|it| json!(it.members))),
+                ("heartbeat_interval", replica.and_then(|it| period(it.heartbeat_interval))),
+                ("election_timeout", replica.and_then(|it| period(it.election_timeout))),
+                ("sync", replica.map(|it| json!(it.sync.name()))),
+                ("segment_bytes", replica.and_then(|it| size(it.segment_bytes))),
+            ],
+        ),
+        (
+            "log",
+            vec![("level", Some(json!(log.level))), ("format", Some(json!(log.format.name())))],
+        ),
+    ]
+}
+
+/// A JSON value in TOML. Numbers, booleans, arrays and strings are written alike in both, except
+/// that TOML wants DEL escaped.
+fn toml_value(value: &Value) -> String {
+    match value {
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(toml_value).collect();
+            format!("[{}]", values.join(", "))
+        }
+        Value::Object(values) => {
+            let pair = |(key, value): (&String, &Value)| {
+                format!("{} = {}", toml_value(&json!(key)), toml_value(value))
+            };
+            let pairs: Vec<_> = values.iter().map(pair).collect();
+            match pairs.is_empty() {
+                true => "{}".to_owned(),
+                false => format!("{{ {} }}", pairs.join(", ")),
+            }
+        }
+        Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => {
+            value.to_string().replace('\u{7f}', "\\u007f")
+        }
+    }
+}

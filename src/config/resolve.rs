@@ -1,0 +1,365 @@
+//! Defaults, limits of single values, and relations between values.
+//!
+//! Pure: neither the disk nor the network is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{
+    Config, ConfigError, HeartbeatConfig, HeartbeatSettings, Label, LimitsConfig, LimitsSettings,
+    LogConfig, LogFormat, LogSettings, NodeConfig, NodeSettings, Origin, Origins, Period, Preset,
+    ReplicaConfig, ReplicaSettings, Settings, Size, Sync,
+};
+use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX};
+use crate::{Address, NodeId};
+
+/// Pings a peer may miss before it can be a ghost: one lost message must never be enough.
+const PINGS_PER_GHOST_TIMEOUT_MIN: u32 = 2;
+/// Heartbeats in one election timeout: one lost heartbeat must never cost a leader its office.
+const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
+/// Longer is a mistake in the unit.
+const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(2 << 30);
+
+const CLUSTER: &str = "zmesh";
+const BIND: &str = "tcp://127.0.0.1:7700";
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const LIMITS: LimitsConfig = LimitsConfig {
+    payload_bytes_max: 8 << 20,
+    queue_messages_max: 1_000,
+    queue_bytes_max: 64 << 20,
+    peers_max: 4_096,
+    in_flight_max: 65_536,
+};
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+pub(super) fn resolve(settings: Settings, origins: Origins) -> Result<Config> {
+    let mut resolver = Resolver { origins, warnings: Vec::new() };
+    let node = resolver.node(settings.node)?;
+    let heartbeat = resolver.heartbeat(settings.heartbeat)?;
+    let limits = resolver.limits(settings.limits)?;
+    let replica = resolver.replica(settings.replica, node.id.as_ref())?;
+    let log = log(settings.log);
+    let Resolver { origins, warnings } = resolver;
+    Ok(Config { node, heartbeat, limits, replica, log, warnings, origins })
+}
+
+fn log(given: LogSettings) -> LogConfig {
+    LogConfig {
+        level: given.level.unwrap_or_else(|| "info".to_owned()),
+        format: given.format.unwrap_or(LogFormat::Text),
+    }
+}
+
+struct Resolver {
+    origins: Origins,
+    warnings: Vec<String>,
+}
+
+impl Resolver {
+    fn node(&mut self, given: NodeSettings) -> Result<NodeConfig> {
+        let cluster = given.cluster.unwrap_or_else(|| CLUSTER.to_owned());
+        if cluster.is_empty() || cluster.len() > CLUSTER_NAME_BYTES_MAX {
+            let reason = format!("must have 1 to {CLUSTER_NAME_BYTES_MAX} bytes");
+            return Err(self.origins.refuse("node.cluster", reason));
+        }
+        let bind = given.bind.unwrap_or_else(|| BIND.parse().expect("the default is an address"));
+        self.advertise(&bind, given.advertise.as_ref())?;
+        let peers = given.peers.unwrap_or_default();
+        self.peers(&peers, &bind, given.advertise.as_ref())?;
+        let labels = self.labels(given.labels.unwrap_or_default())?;
+        Ok(NodeConfig { id: given.id, cluster, bind, advertise: given.advertise, peers, labels })
+    }
+
+    fn advertise(&self, bind: &Address, advertise: Option<&Address>) -> Result<()> {
+        match advertise {
+            Some(address) if !address.is_dialable() => {
+                let reason = format!("{address} names no host and port that peers could dial");
+                Err(self.origins.refuse("node.advertise", reason))
+            }
+            None if is_wildcard(bind) => {
+                let reason = format!(
+                    "{bind} listens on every interface, so peers must be told which address to \
+                     dial: set node.advertise (--advertise)"
+                );
+                Err(self.origins.refuse("node.bind", reason))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn peers(&self, peers: &[Address], bind: &Address, advertise: Option<&Address>) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for peer in peers {
+            let reason = if !peer.is_dialable() {
+                format!("{peer} names no host and port that could be dialed")
+            } else if peer == bind || Some(peer) == advertise {
+                format!("{peer} is this node itself")
+            } else if !seen.insert(peer) {
+                format!("{peer} is there twice")
+            } else {
+                continue;
+            };
+            return Err(self.origins.refuse("node.peers", reason));
+        }
+        Ok(())
+    }
+
+    fn labels(&self, given: Vec<Label>) -> Result<BTreeMap<String, String>> {
+        let mut labels = BTreeMap::new();
+        for Label { name, value } in given {
+            let reason = if name.is_empty() || name.len().max(value.len()) > LABEL_BYTES_MAX {
+                format!("a name must have 1 to {LABEL_BYTES_MAX} bytes, a value no more than that")
+            } else if labels.contains_key(&name) {
+                format!("{name} is there twice")
+            } else if labels.len() == LABELS_MAX {
+                format!("more than {LABELS_MAX}")
+            } else {
+                labels.insert(name, value);
+                continue;
+            };
+            return Err(self.origins.refuse("node.labels", reason));
+        }
+        Ok(labels)
+    }
+
+    fn heartbeat(&mut self, given: HeartbeatSettings) -> Result<HeartbeatConfig> {
+        let preset = given.preset.unwrap_or(Preset::Balanced);
+        let [ping, check, ghost] = periods(preset);
+        for key in ["ping_interval", "health_check_interval", "ghost_timeout"] {
+            let key = format!("heartbeat.{key}");
+            if given.preset.is_some() && self.origins.of(&key) == Origin::Default {
+                self.origins.set(key, Origin::Preset { preset });
+            }
+        }
+        let period = |key, given: Option<Period>, default| self.period(key, given, default);
+        let config = HeartbeatConfig {
+            preset,
+            ping_interval: period("heartbeat.ping_interval", given.ping_interval, ping)?,
+            health_check_interval: period(
+                "heartbeat.health_check_interval",
+                given.health_check_interval,
+                check,
+            )?,
+            ghost_timeout: period("heartbeat.ghost_timeout", given.ghost_timeout, ghost)?,
+            handshake_timeout: period(
+                "heartbeat.handshake_timeout",
+                given.handshake_timeout,
+                HANDSHAKE_TIMEOUT,
+            )?,
+            request_timeout: period(
+                "heartbeat.request_timeout",
+                given.request_timeout,
+                REQUEST_TIMEOUT,
+            )?,
+        };
+        self.heartbeat_relations(&config)?;
+        Ok(config)
+    }
+
+    fn heartbeat_relations(&self, config: &HeartbeatConfig) -> Result<()> {
+        let ghost = Period(config.ghost_timeout);
+        if config.ghost_timeout < config.ping_interval * PINGS_PER_GHOST_TIMEOUT_MIN {
+            let reason = format!(
+                "{ghost} is less than {PINGS_PER_GHOST_TIMEOUT_MIN} x heartbeat.ping_interval, \
+                 which is {} ({})",
+                Period(config.ping_interval),
+                self.origins.of("heartbeat.ping_interval"),
+            );
+            return Err(self.origins.refuse("heartbeat.ghost_timeout", reason));
+        }
+        if config.health_check_interval > config.ghost_timeout {
+            let reason = format!(
+                "{} is longer than heartbeat.ghost_timeout, which is {ghost} ({})",
+                Period(config.health_check_interval),
+                self.origins.of("heartbeat.ghost_timeout"),
+            );
+            return Err(self.origins.refuse("heartbeat.health_check_interval", reason));
+        }
+        Ok(())
+    }
+
+    fn limits(&mut self, given: LimitsSettings) -> Result<LimitsConfig> {
+        let payload = given.payload_max.map_or(LIMITS.payload_bytes_max as u64, |size| size.0);
+        let payload_bytes_max = match usize::try_from(payload) {
+            Ok(bytes) if (1..=PAYLOAD_BYTES_MAX).contains(&payload) => bytes,
+            Ok(_) | Err(_) => {
+                let reason =
+                    format!("must be 1 byte to {}, not {}", Size(PAYLOAD_BYTES_MAX), Size(payload));
+                return Err(self.origins.refuse("limits.payload_max", reason));
+            }
+        };
+        let count = |key, given: Option<u32>, default| match given {
+            Some(0) => Err(self.origins.refuse(key, "must not be 0".to_owned())),
+            Some(count) => Ok(count),
+            None => Ok(default),
+        };
+        let config = LimitsConfig {
+            payload_bytes_max,
+            queue_messages_max: count(
+                "limits.queue_messages",
+                given.queue_messages,
+                LIMITS.queue_messages_max,
+            )?,
+            queue_bytes_max: given
+                .queue_bytes
+                .map_or_else(|| LIMITS.queue_bytes_max.max(payload), |size| size.0),
+            peers_max: count("limits.peers_max", given.peers_max, LIMITS.peers_max)?,
+            in_flight_max: count(
+                "limits.in_flight_max",
+                given.in_flight_max,
+                LIMITS.in_flight_max,
+            )?,
+        };
+        self.limits_relations(&config)?;
+        Ok(config)
+    }
+
+    fn limits_relations(&mut self, config: &LimitsConfig) -> Result<()> {
+        let payload = config.payload_bytes_max as u64;
+        if config.queue_bytes_max < payload {
+            let reason = format!(
+                "{} cannot hold one payload of limits.payload_max, which is {} ({})",
+                Size(config.queue_bytes_max),
+                Size(payload),
+                self.origins.of("limits.payload_max"),
+            );
+            return Err(self.origins.refuse("limits.queue_bytes", reason));
+        }
+        // Nobody who left the defaults alone needs to hear about them.
+        if config.queue_bytes_total_max() > LIMITS.queue_bytes_total_max() {
+            self.warnings.push(format!(
+                "queues may take up to {}: limits.peers_max {} x limits.queue_bytes {}",
+                Size(config.queue_bytes_total_max()),
+                config.peers_max,
+                Size(config.queue_bytes_max),
+            ));
+        }
+        Ok(())
+    }
+
+    fn replica(
+        &mut self,
+        given: ReplicaSettings,
+        id: Option<&NodeId>,
+    ) -> Result<Option<ReplicaConfig>> {
+        let Some(data_dir) = given.data_dir else {
+            return match given.members {
+                Some(_) => {
+                    let reason = "members of a replica need replica.data_dir (--data-dir)";
+                    Err(self.origins.refuse("replica.members", reason.to_owned()))
+                }
+                None => Ok(None),
+            };
+        };
+        if data_dir.as_os_str().is_empty() {
+            return Err(self.origins.refuse("replica.data_dir", "must not be empty".to_owned()));
+        }
+        let Some(id) = id else {
+            let reason = "a node with a data directory needs a name: set node.id (--id)";
+            return Err(self.origins.refuse("replica.data_dir", reason.to_owned()));
+        };
+        let members = self.members(given.members.unwrap_or_else(|| vec![id.clone()]))?;
+        let (heartbeat_interval, election_timeout) =
+            self.election(given.heartbeat_interval, given.election_timeout)?;
+        let segment_bytes = given.segment_bytes.map_or(SEGMENT_BYTES_DEFAULT, |size| size.0);
+        if !SEGMENT_BYTES.contains(&segment_bytes) {
+            let (least, most) = (Size(*SEGMENT_BYTES.start()), Size(*SEGMENT_BYTES.end()));
+            let reason = format!("must be {least} to {most}, not {}", Size(segment_bytes));
+            return Err(self.origins.refuse("replica.segment_bytes", reason));
+        }
+        let sync = given.sync.unwrap_or(Sync::Always);
+        Ok(Some(ReplicaConfig {
+            data_dir,
+            members,
+            heartbeat_interval,
+            election_timeout,
+            sync,
+            segment_bytes,
+        }))
+    }
+
+    fn members(&mut self, mut members: Vec<NodeId>) -> Result<Vec<NodeId>> {
+        members.sort();
+        if let Some(pair) = members.windows(2).find(|pair| pair[0] == pair[1]) {
+            let reason = format!("{} is there twice", pair[0]);
+            return Err(self.origins.refuse("replica.members", reason));
+        }
+        if members.is_empty() {
+            let reason = "must name at least one node".to_owned();
+            return Err(self.origins.refuse("replica.members", reason));
+        }
+        if members.len().is_multiple_of(2) {
+            self.warnings.push(format!(
+                "{} members survive the loss of {}, no more than {} members would",
+                members.len(),
+                (members.len() - 1) / 2,
+                members.len() - 1,
+            ));
+        }
+        Ok(members)
+    }
+
+    fn election(
+        &self,
+        heartbeat: Option<Period>,
+        election: Option<Period>,
+    ) -> Result<(Duration, Duration)> {
+        let heartbeat = self.period("replica.heartbeat_interval", heartbeat, HEARTBEAT_INTERVAL)?;
+        let election = self.period("replica.election_timeout", election, ELECTION_TIMEOUT)?;
+        if heartbeat * HEARTBEATS_PER_ELECTION_MIN > election {
+            let reason = format!(
+                "{} is more than 1/{HEARTBEATS_PER_ELECTION_MIN} of replica.election_timeout, \
+                 which is {} ({})",
+                Period(heartbeat),
+                Period(election),
+                self.origins.of("replica.election_timeout"),
+            );
+            return Err(self.origins.refuse("replica.heartbeat_interval", reason));
+        }
+        Ok((heartbeat, election))
+    }
+
+    fn period(
+        &self,
+        key: &'static str,
+        given: Option<Period>,
+        default: Duration,
+    ) -> Result<Duration> {
+        match given {
+            None => Ok(default),
+            Some(Period(Duration::ZERO)) => {
+                Err(self.origins.refuse(key, "must be longer than 0".to_owned()))
+            }
+            Some(Period(period)) if period > PERIOD_MAX => {
+                let reason = format!("{} is longer than {}", Period(period), Period(PERIOD_MAX));
+                Err(self.origins.refuse(key, reason))
+            }
+            Some(Period(period)) => Ok(period),
+        }
+    }
+}
+
+/// Ping interval, health check interval and ghost timeout.
+const fn periods(preset: Preset) -> [Duration; 3] {
+    let [ping, check, ghost] = match preset {
+        Preset::Balanced => [2, 2, 10],
+        Preset::Efficient => [10, 30, 60],
+        Preset::LowLatency => [1, 1, 3],
+    };
+    [Duration::from_secs(ping), Duration::from_secs(check), Duration::from_secs(ghost)]
+}
+
+/// Whether the address stands for every interface (a port of 0 alone does not).
+fn is_wildcard(address: &Address) -> bool {
+    match address {
+        Address::Tcp { host, .. } => !(Address::Tcp { host: host.clone(), port: 1 }).is_dialable(),
+        Address::Inproc { .. } | Address::Ipc { .. } => false,
+    }
+}

@@ -1,0 +1,440 @@
+//! Settings as a person wrote them: every field optional, nothing checked against anything else.
+//!
+//! The doc comment of a field is its `--help` text, so each says unit, default, and what gets
+//! worse when the value is larger or smaller. A field's name is its key in a file, and the name of
+//! its group is the table it stands in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+
+use super::{Period, Size, period, size};
+use crate::{Address, NodeId};
+
+/// Everything that can be set, as written in one source or merged from several.
+///
+/// # Examples
+///
+/// ```
+/// use zmesh::config::{Settings, Written};
+/// let mut settings = Settings::default();
+/// settings.node.id = Some("adder".parse()?);
+/// let config = Written::from(settings).resolve()?;
+/// assert_eq!(config.node.cluster, "zmesh");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Who this node is and whom it knows.
+    #[command(flatten)]
+    pub node: NodeSettings,
+    /// How the loss of a peer is noticed.
+    #[command(flatten)]
+    pub heartbeat: HeartbeatSettings,
+    /// How much one node may use.
+    #[command(flatten)]
+    pub limits: LimitsSettings,
+    /// The replicated log and key-value store.
+    #[command(flatten)]
+    pub replica: ReplicaSettings,
+    /// Diagnostics. Not a part of the arguments of one command: the binary has it globally.
+    #[arg(skip)]
+    pub log: LogSettings,
+}
+
+/// Declares what is the same for every group: its name, its keys, and who wins in a merge.
+macro_rules! groups {
+    ($($group:ident: $name:ident { $($field:ident),+ $(,)? })+) => {
+        impl Settings {
+            /// Takes what `self` says, and what it leaves open from `other`.
+            pub fn or(self, other: Self) -> Self {
+                Self { $($group: self.$group.or(other.$group),)+ }
+            }
+
+            /// Every group with its keys, in the order of the documentation.
+            pub const KEYS: &[(&str, &[&str])] =
+                &[$((stringify!($group), &[$(stringify!($field)),+]),)+];
+        }
+
+        $(impl $name {
+            fn or(self, other: Self) -> Self {
+                Self { $($field: self.$field.or(other.$field),)+ }
+            }
+        })+
+    };
+}
+
+groups! {
+    node: NodeSettings { id, cluster, bind, advertise, peers, labels }
+    heartbeat: HeartbeatSettings {
+        preset, ping_interval, health_check_interval, ghost_timeout, handshake_timeout,
+        request_timeout,
+    }
+    limits: LimitsSettings { payload_max, queue_messages, queue_bytes, peers_max, in_flight_max }
+    replica: ReplicaSettings {
+        data_dir, members, heartbeat_interval, election_timeout, sync, segment_bytes,
+    }
+    log: LogSettings { level, format }
+}
+
+/// Who this node is and whom it knows.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Node")]
+pub struct NodeSettings {
+    /// Name of this node [default: random at every start].
+    ///
+    /// 1 to 64 letters, digits, '-', '_' and '.'. Unique in the mesh: a second holder is refused.
+    /// A node with a data directory must have one, for it has to be the same after a restart.
+    #[arg(long, env = "ZMESH_ID", value_name = "NAME")]
+    pub id: Option<NodeId>,
+    /// Name of the mesh; nodes of another one are refused [default: zmesh].
+    #[arg(long, env = "ZMESH_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Address to listen on [default: tcp://127.0.0.1:7700].
+    ///
+    /// tcp://HOST:PORT, ipc://PATH or inproc://NAME. Port 0 takes any free port; host * listens on
+    /// every interface and then needs --advertise.
+    #[arg(long, env = "ZMESH_BIND", value_name = "ADDRESS")]
+    pub bind: Option<Address>,
+    /// Address at which peers reach this node [default: the bound address].
+    #[arg(long, env = "ZMESH_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<Address>,
+    /// Address of a node to join; may be repeated [default: none].
+    ///
+    /// One live node is enough, the others are learned from it. More make a start possible while
+    /// some of them are away.
+    #[arg(
+        id = "peers",
+        long = "peer",
+        env = "ZMESH_PEERS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub peers: Option<Vec<Address>>,
+    /// A fact to announce, such as role=math; may be repeated [default: none].
+    #[arg(
+        id = "labels",
+        long = "label",
+        env = "ZMESH_LABELS",
+        value_name = "NAME=VALUE",
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "labels_of_table")]
+    pub labels: Option<Vec<Label>>,
+}
+
+/// How the loss of a peer is noticed.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Heartbeat")]
+pub struct HeartbeatSettings {
+    /// Ping interval, health check and ghost timeout together [default: balanced].
+    ///
+    /// low-latency is 1s/1s/3s, balanced 2s/2s/10s, efficient 10s/30s/60s. Single values override
+    /// it. Faster notices a loss sooner and costs more messages and more false alarms.
+    #[arg(long, env = "ZMESH_PRESET", value_name = "PRESET")]
+    pub preset: Option<Preset>,
+    /// Time between two pings to a peer [default: by preset, 2s].
+    ///
+    /// Larger: a loss is noticed later. Smaller: more messages on an idle mesh.
+    #[arg(long, env = "ZMESH_PING_INTERVAL", value_name = "DURATION")]
+    pub ping_interval: Option<Period>,
+    /// Longest time between two looks for silent peers [default: by preset, 2s].
+    ///
+    /// Larger: a ghost may stay that much longer than its timeout. Smaller: more wake-ups.
+    #[arg(long, env = "ZMESH_HEALTH_CHECK_INTERVAL", value_name = "DURATION")]
+    pub health_check_interval: Option<Period>,
+    /// Silence after which a peer has left [default: by preset, 10s].
+    ///
+    /// At least 2 ping intervals. Larger: requests to a dead peer wait longer. Smaller: a pause of
+    /// a live peer (its disk, its machine) makes it leave and join again.
+    #[arg(long, env = "ZMESH_GHOST_TIMEOUT", value_name = "DURATION")]
+    pub ghost_timeout: Option<Period>,
+    /// Time a peer may take to answer our handshake before the next try [default: 5s].
+    ///
+    /// Larger: a lost handshake is repeated later. Smaller: slow peers are asked twice.
+    #[arg(long, env = "ZMESH_HANDSHAKE_TIMEOUT", value_name = "DURATION")]
+    pub handshake_timeout: Option<Period>,
+    /// Deadline of a request that names none [default: 5s].
+    ///
+    /// Larger: callers wait longer for what never comes. Smaller: slow handlers run for nobody.
+    #[arg(long, env = "ZMESH_REQUEST_TIMEOUT", value_name = "DURATION")]
+    pub request_timeout: Option<Period>,
+}
+
+/// How much one node may use.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitsSettings {
+    /// Bytes one payload may have [default: 8MiB; at most 1GiB].
+    ///
+    /// Larger: one message holds up others on its link for longer and costs more memory at once.
+    /// Smaller: larger data must be cut by its sender. Must be the same on all nodes.
+    #[arg(long, env = "ZMESH_PAYLOAD_MAX", value_name = "SIZE")]
+    pub payload_max: Option<Size>,
+    /// Messages that may wait for one peer [default: 1000].
+    ///
+    /// Larger: a slow peer costs more memory and gets older messages. Smaller: bursts are refused.
+    #[arg(long, env = "ZMESH_QUEUE_MESSAGES", value_name = "COUNT")]
+    pub queue_messages: Option<u32>,
+    /// Bytes that may wait for one peer [default: 64MiB; at least --payload-max].
+    ///
+    /// Larger: peers x this is the most memory queues can take. Smaller: bursts are refused.
+    #[arg(long, env = "ZMESH_QUEUE_BYTES", value_name = "SIZE")]
+    pub queue_bytes: Option<Size>,
+    /// Peers that may be joined at once [default: 4096].
+    ///
+    /// Larger: more memory and descriptors may be used. Smaller: a big mesh is refused.
+    #[arg(long, env = "ZMESH_PEERS_MAX", value_name = "COUNT")]
+    pub peers_max: Option<u32>,
+    /// Requests that may wait for their replies at once [default: 65536].
+    ///
+    /// Larger: a mesh that does not answer costs more memory. Smaller: bursts are refused.
+    #[arg(long, env = "ZMESH_IN_FLIGHT_MAX", value_name = "COUNT")]
+    pub in_flight_max: Option<u32>,
+}
+
+/// The replicated log and key-value store.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Replica")]
+pub struct ReplicaSettings {
+    /// Directory of the replicated log; it makes this node a replica [default: no replica].
+    ///
+    /// Created if it does not exist. It belongs to one node of one cluster for good.
+    #[arg(long, env = "ZMESH_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Names of the initial members, the same list on each [default: this node alone].
+    ///
+    /// Read at the first start only; afterwards the members are what the log says. More members
+    /// survive more losses and make writes slower; an even number survives no more than one fewer.
+    #[arg(long, env = "ZMESH_MEMBERS", value_name = "NAME", value_delimiter = ',')]
+    pub members: Option<Vec<NodeId>>,
+    /// Time between two heartbeats of the leader [default: 100ms].
+    ///
+    /// At most a third of the election timeout. Larger: followers learn of commits later when
+    /// nothing is written. Smaller: more messages on an idle mesh.
+    #[arg(long, env = "ZMESH_HEARTBEAT_INTERVAL", value_name = "DURATION")]
+    pub heartbeat_interval: Option<Period>,
+    /// Silence of the leader after which an election may begin [default: 300ms].
+    ///
+    /// Each wait is drawn anew between this and twice this. Larger: writes pause longer when a
+    /// leader dies. Smaller: a slow disk or a busy machine costs a healthy leader its office.
+    #[arg(long, env = "ZMESH_ELECTION_TIMEOUT", value_name = "DURATION")]
+    pub election_timeout: Option<Period>,
+    /// When writes reach the disk [default: always].
+    ///
+    /// always: before they are acknowledged, many writes sharing one sync.
+    #[arg(long, env = "ZMESH_SYNC", value_name = "MODE")]
+    pub sync: Option<Sync>,
+    /// Size at which a new file of the log is begun [default: 64MiB; 1MiB to 2GiB].
+    ///
+    /// Larger: space is given back later and in bigger pieces. Smaller: more files.
+    #[arg(long, env = "ZMESH_SEGMENT_BYTES", value_name = "SIZE")]
+    pub segment_bytes: Option<Size>,
+}
+
+/// Diagnostics on standard error.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Global options")]
+pub struct LogSettings {
+    /// What to log: a level, or such as info,zmesh=debug [default: serve info, others warn].
+    ///
+    /// Levels are off, error, warn, info, debug and trace. More than info costs throughput.
+    #[arg(
+        id = "level",
+        long = "log-level",
+        env = "ZMESH_LOG",
+        value_name = "FILTER",
+        global = true
+    )]
+    pub level: Option<String>,
+    /// Lines for people or JSON objects for machines [default: text].
+    #[arg(
+        id = "format",
+        long = "log-format",
+        env = "ZMESH_LOG_FORMAT",
+        value_name = "FORMAT",
+        global = true
+    )]
+    pub format: Option<LogFormat>,
+}
+
+/// Intervals that go well together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// 1s, 1s, 3s: losses are noticed within 4 seconds.
+    LowLatency,
+    /// 2s, 2s, 10s.
+    Balanced,
+    /// 10s, 30s, 60s: little traffic in a big, calm mesh.
+    Efficient,
+}
+
+impl Preset {
+    /// The name in files and flags.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Efficient => "efficient",
+            Self::LowLatency => "low-latency",
+        }
+    }
+}
+
+/// When writes reach the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sync {
+    /// Before they are acknowledged.
+    Always,
+}
+
+impl Sync {
+    /// The name in files and flags.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+        }
+    }
+}
+
+impl FromStr for Sync {
+    type Err = InvalidSync;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSync> {
+        match text {
+            "always" => Ok(Self::Always),
+            "interval" | "never" => Err(InvalidSync::Weaker),
+            _ => Err(InvalidSync::Unknown),
+        }
+    }
+}
+
+/// Why a text is no sync mode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidSync {
+    /// No mode has this name.
+    #[error("expected `always`")]
+    Unknown,
+    /// The mode would acknowledge writes that a power cut takes back.
+    #[error("only `always` is available: the others would acknowledge writes that can be lost")]
+    Weaker,
+}
+
+/// How a line of diagnostics looks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// One line for people.
+    Text,
+}
+
+impl LogFormat {
+    /// The name in files and flags.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// A fact that a node announces about itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Label {
+    /// What it is about, such as `role`.
+    pub name: String,
+    /// What is said, such as `math`.
+    pub value: String,
+}
+
+impl FromStr for Label {
+    type Err = InvalidLabel;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLabel> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Self { name: name.to_owned(), value: value.to_owned() })
+            }
+            Some(_) | None => Err(InvalidLabel),
+        }
+    }
+}
+
+/// A text that is no label.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected a label such as `role=math`")]
+pub struct InvalidLabel;
+
+/// In a file, labels are a table of strings.
+fn labels_of_table<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Label>>, D::Error> {
+    let table = BTreeMap::<String, String>::deserialize(from)?;
+    Ok(Some(table.into_iter().map(|(name, value)| Label { name, value }).collect()))
+}
+
+/// Reads a type from a string of a file by the same rules as from a flag.
+struct FromText<T> {
+    expected: &'static str,
+    parsed: std::marker::PhantomData<T>,
+}
+
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+macro_rules! deserialize_from_text {
+    ($($name:ty: $expected:expr;)+) => {
+        $(impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let parsed = std::marker::PhantomData;
+                from.deserialize_str(FromText { expected: $expected, parsed })
+            }
+        })+
+    };
+}
+
+deserialize_from_text! {
+    Period: period::EXPECTED;
+    Sync: "`always`";
+}
+
+/// A size may also stand in a file as a plain number of bytes.
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(size::EXPECTED)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
+                u64::try_from(bytes).map(Size).map_err(|_| E::custom("a size is not negative"))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        from.deserialize_any(Bytes)
+    }
+}

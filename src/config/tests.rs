@@ -1,0 +1,232 @@
+//! What people get wrong, and what they are told.
+
+use std::path::Path;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Written, ConfigError> {
+    file::parse(Path::new("zmesh.toml"), text)
+}
+
+fn resolve(text: &str) -> Result<Config, ConfigError> {
+    parse(text)?.resolve()
+}
+
+fn error(text: &str) -> String {
+    resolve(text).unwrap_err().to_string()
+}
+
+/// A file that says nothing is a node on this machine with no replica.
+#[test]
+fn empty_file_is_the_defaults() {
+    let config = resolve("").unwrap();
+    assert_eq!(config, Written::default().resolve().unwrap());
+    assert_eq!(config.node.bind.to_string(), "tcp://127.0.0.1:7700");
+    assert_eq!(config.heartbeat.ghost_timeout, Duration::from_secs(10));
+    assert_eq!(config.replica, None);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+/// Every kind of mistake in a file leads to its line.
+#[test]
+fn mistakes_in_a_file_name_line_and_key() {
+    for (text, expected) in [
+        (
+            "\n[heartbeat]\npingg_interval = \"1s\"",
+            "zmesh.toml:3: unknown key `heartbeat.pingg_interval`, did you mean `ping_interval`?",
+        ),
+        ("[heartbeet]", "zmesh.toml:1: unknown key `heartbeet`, did you mean `[heartbeat]`?"),
+        ("bind = \"\"", "zmesh.toml:1: unknown key `bind`, did you mean `node.bind`?"),
+        ("[node]\nzebra = 1", "zmesh.toml:2: unknown key `node.zebra`"),
+        ("node = 1", "zmesh.toml:1: node: expected a table [node]"),
+        ("[node]\nid = \"a\"\nid = \"b\"", "zmesh.toml:3: duplicate key"),
+        (
+            "[node]\n\nid = \"a b\"",
+            "zmesh.toml:3: node.id: node id may hold letters, digits, '-', '_' and '.', not ' '",
+        ),
+        (
+            "[heartbeat]\nping_interval = 5",
+            "zmesh.toml:2: heartbeat.ping_interval: invalid type: integer `5`, expected \
+             a duration such as `250ms`, `2s` or `1m 30s`",
+        ),
+        (
+            "[limits]\npayload_max = \"8 apples\"",
+            "zmesh.toml:2: limits.payload_max: expected a size such as `64MiB` \
+             (units B, kB, MB, GB, KiB, MiB, GiB)",
+        ),
+        ("[limits]\npayload_max = -1", "zmesh.toml:2: limits.payload_max: a size is not negative"),
+        (
+            "[node]\npeers = [\"tcp://::1:1\"]",
+            "zmesh.toml:2: node.peers: invalid address \"tcp://::1:1\": \
+             an IPv6 address must stand in brackets",
+        ),
+        (
+            "[replica]\nsync = \"never\"",
+            "zmesh.toml:2: replica.sync: only `always` is available: the others would \
+             acknowledge writes that can be lost",
+        ),
+    ] {
+        assert_eq!(error(text), expected, "{text}");
+    }
+}
+
+/// Each check has a value just outside it and, below, one just inside.
+#[test]
+fn impossible_values_and_relations_are_refused() {
+    const REPLICA: &str = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\n";
+    for (text, expected) in [
+        (
+            "[heartbeat]\nping_interval = \"2s\"\nghost_timeout = \"3999ms\"",
+            "heartbeat.ghost_timeout (zmesh.toml:3): 3s 999ms is less than \
+             2 x heartbeat.ping_interval, which is 2s (zmesh.toml:2)",
+        ),
+        (
+            "[heartbeat]\npreset = \"efficient\"\nghost_timeout = \"15s\"",
+            "heartbeat.ghost_timeout (zmesh.toml:3): 15s is less than \
+             2 x heartbeat.ping_interval, which is 10s (preset efficient)",
+        ),
+        (
+            "[heartbeat]\nhealth_check_interval = \"11s\"",
+            "heartbeat.health_check_interval (zmesh.toml:2): 11s is longer than \
+             heartbeat.ghost_timeout, which is 10s (default)",
+        ),
+        (
+            "[heartbeat]\nrequest_timeout = \"0s\"",
+            "heartbeat.request_timeout (zmesh.toml:2): must be longer than 0",
+        ),
+        (
+            "[heartbeat]\nrequest_timeout = \"25h\"",
+            "heartbeat.request_timeout (zmesh.toml:2): 1day 1h is longer than 1day",
+        ),
+        ("[limits]\npeers_max = 0", "limits.peers_max (zmesh.toml:2): must not be 0"),
+        (
+            "[limits]\nqueue_bytes = \"8388607\"",
+            "limits.queue_bytes (zmesh.toml:2): 8388607 cannot hold one payload of \
+             limits.payload_max, which is 8MiB (default)",
+        ),
+        (
+            "[node]\nbind = \"tcp://*:7700\"",
+            "node.bind (zmesh.toml:2): tcp://*:7700 listens on every interface, so peers must be \
+             told which address to dial: set node.advertise (--advertise)",
+        ),
+        (
+            "[node]\npeers = [\"tcp://127.0.0.1:7700\"]",
+            "node.peers (zmesh.toml:2): tcp://127.0.0.1:7700 is this node itself",
+        ),
+        (
+            "[node]\npeers = [\"tcp://a:1\", \"tcp://a:1\"]",
+            "node.peers (zmesh.toml:2): tcp://a:1 is there twice",
+        ),
+        (
+            "[replica]\nmembers = [\"a\"]",
+            "replica.members (zmesh.toml:2): members of a replica need replica.data_dir \
+             (--data-dir)",
+        ),
+        (
+            "[replica]\ndata_dir = \"d\"",
+            "replica.data_dir (zmesh.toml:2): a node with a data directory needs a name: \
+             set node.id (--id)",
+        ),
+        (
+            &format!("{REPLICA}heartbeat_interval = \"101ms\""),
+            "replica.heartbeat_interval (zmesh.toml:5): 101ms is more than 1/3 of \
+             replica.election_timeout, which is 300ms (default)",
+        ),
+        (
+            &format!("{REPLICA}members = [\"a\", \"b\", \"a\"]"),
+            "replica.members (zmesh.toml:5): a is there twice",
+        ),
+        (
+            &format!("{REPLICA}segment_bytes = 1"),
+            "replica.segment_bytes (zmesh.toml:5): must be 1MiB to 2GiB, not 1",
+        ),
+    ] {
+        assert_eq!(error(text), expected, "{text}");
+    }
+}
+
+/// The other side of each limit: a check that refused these would refuse real meshes.
+#[test]
+fn values_at_the_limits_are_accepted() {
+    for text in [
+        "[heartbeat]\nping_interval = \"5s\"\nghost_timeout = \"10s\"",
+        "[limits]\nqueue_bytes = \"8MiB\"",
+        "[limits]\npayload_max = \"1GiB\"",
+        "[node]\nbind = \"tcp://*:7700\"\nadvertise = \"tcp://a:7700\"",
+        "[node]\nbind = \"tcp://127.0.0.1:0\"",
+        "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nheartbeat_interval = \"100ms\"",
+    ] {
+        assert!(resolve(text).is_ok(), "{text}: {}", error(text));
+    }
+}
+
+/// Memory budget and an even number of members: allowed, but not without a word.
+#[test]
+fn doubtful_values_are_allowed_with_a_warning() {
+    let config = resolve("[limits]\npeers_max = 8192").unwrap();
+    assert_eq!(
+        config.warnings,
+        ["queues may take up to 512GiB: limits.peers_max 8192 x limits.queue_bytes 64MiB"]
+    );
+    let members = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nmembers = [\"a\", \"b\"]";
+    assert_eq!(
+        resolve(members).unwrap().warnings,
+        ["2 members survive the loss of 0, no more than 1 members would"]
+    );
+}
+
+/// Flags win over the file, and an error then names the flag.
+#[test]
+fn first_source_wins_and_keeps_its_origin() {
+    let file = parse("[heartbeat]\nping_interval = \"3s\"\nghost_timeout = \"30s\"").unwrap();
+    let mut flags = Written::default();
+    flags.settings.heartbeat.ping_interval = Some(Period(Duration::from_secs(4)));
+    let flag = Origin::Flag { name: "ping-interval".into() };
+    flags.origins.set("heartbeat.ping_interval".into(), flag);
+    let config = flags.or(file).resolve().unwrap();
+    assert_eq!(config.heartbeat.ping_interval, Duration::from_secs(4));
+    assert_eq!(config.heartbeat.ghost_timeout, Duration::from_secs(30));
+    assert_eq!(config.origins.of("heartbeat.ping_interval").to_string(), "--ping-interval");
+    assert_eq!(config.origins.of("heartbeat.ghost_timeout").to_string(), "zmesh.toml:3");
+}
+
+/// What `config print` writes is a configuration that means the same.
+#[test]
+fn printed_configuration_reads_back() {
+    let text = "[node]\nid = \"a\"\npeers = [\"tcp://[::1]:1\", \"ipc:///tmp/x\"]\n\
+        labels = { \"a b\" = \"quote \\\" line \\n del \\u007f\", zone = \"1\" }\n\
+        [heartbeat]\npreset = \"low-latency\"\nrequest_timeout = \"1m 30s\"\n\
+        [limits]\nqueue_bytes = 8388609\n\
+        [replica]\ndata_dir = \"/tmp/d\"\nmembers = [\"b\", \"a\", \"c\"]\n\
+        [log]\nformat = \"json\"\n";
+    let mut config = resolve(text).unwrap();
+    let mut again = resolve(&config.to_toml()).unwrap();
+    config.origins = Origins::default();
+    again.origins = Origins::default();
+    assert_eq!(config, again);
+}
+
+/// A wrong path must not be read into memory, and other encodings are told apart from bad TOML.
+#[test]
+fn files_that_are_no_configuration_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("zmesh.toml");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Written::read(&path).map_err(|error| error.to_string())
+    };
+    assert!(
+        read(b"\xef\xbb\xbf[node]\nid = \"a\"\n").is_ok(),
+        "a UTF-8 byte order mark is harmless"
+    );
+    let shown = path.display();
+    assert_eq!(read(b"\xff\xfe[\0").unwrap_err(), format!("{shown}: not UTF-8 text (byte 0)"));
+    assert_eq!(read(b"ok = 1\n\x80").unwrap_err(), format!("{shown}: not UTF-8 text (byte 7)"));
+
+    let sparse = std::fs::File::create(&path).unwrap();
+    sparse.set_len(1 << 30).unwrap();
+    let error = Written::read(&path).unwrap_err().to_string();
+    assert_eq!(error, format!("{shown}: larger than 1MiB, so it is no configuration"));
+    let error = Written::read(Path::new("/dev/zero")).unwrap_err();
+    assert!(matches!(error, ConfigError::TooLarge { .. }), "a device has no length: {error}");
+}
