@@ -28,6 +28,7 @@ fn request(payload: &[u8]) -> Outgoing<'_> {
         request: RequestId(1 << 32),
         from: Incarnation(1),
         to: Incarnation(2),
+        sent_ms: 0,
         time_left: Some(Duration::from_secs(5)),
         subject: "math.sum",
         payload,

@@ -99,7 +99,7 @@ pub enum InvalidCommand {
 /// The bytes are not a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not a response of the key-value store")]
-pub struct KvError;
+pub struct InvalidResponse;
 
 impl Command {
     /// The bytes to propose.
@@ -219,24 +219,24 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// [`KvError`]: the bytes are something else.
-    pub fn decode(bytes: &Bytes) -> Result<Self, KvError> {
+    /// [`InvalidResponse`]: the bytes are something else.
+    pub fn decode(bytes: &Bytes) -> Result<Self, InvalidResponse> {
         let mut input = bytes.clone();
-        let kind = input.try_get_u8().map_err(|_| KvError)?;
+        let kind = input.try_get_u8().map_err(|_| InvalidResponse)?;
         if kind == REFUSED {
-            let reason = input.try_get_u8().map_err(|_| KvError)?;
+            let reason = input.try_get_u8().map_err(|_| InvalidResponse)?;
             let reason = REASONS.iter().find(|known| reason_number(**known) == reason);
             return match reason {
                 Some(reason) if !input.has_remaining() => Ok(Self::Refused(*reason)),
-                _ => Err(KvError),
+                _ => Err(InvalidResponse),
             };
         }
-        let revision = input.try_get_u64_le().map_err(|_| KvError)?;
+        let revision = input.try_get_u64_le().map_err(|_| InvalidResponse)?;
         match kind {
             VALUE => Ok(Self::Value { revision, value: input }),
             ABSENT if !input.has_remaining() => Ok(Self::Absent { revision }),
             DONE if !input.has_remaining() => Ok(Self::Done { revision }),
-            _ => Err(KvError),
+            _ => Err(InvalidResponse),
         }
     }
 }

@@ -3,10 +3,14 @@
 //! Keys and values are bytes. `SET` and `CLEAR` are replicated commands, `GET` is a query; every
 //! answer carries a revision, which is the log index of a change.
 
+mod client;
 mod command;
+mod error;
 mod machine;
 
+pub use client::{Found, Kv, SERVICE, Written};
 pub use command::{
-    Command, InvalidCommand, KEY_BYTES_MAX, KvError, Query, Response, VALUE_BYTES_MAX,
+    Command, InvalidCommand, InvalidResponse, KEY_BYTES_MAX, Query, Response, VALUE_BYTES_MAX,
 };
+pub use error::Error;
 pub use machine::KvMachine;

@@ -249,7 +249,7 @@ impl<T> Core<T> {
 
     /// Picks one joined peer that matches.
     pub(crate) fn choose(&mut self, filter: &Filter, choice: &Choice) -> Option<NodeId> {
-        let chosen = self.chooser.choose(choice, self.peers.matching(filter)).cloned();
+        let chosen = self.choose_silently(filter, choice);
         if chosen.is_none() {
             self.event(Event::Error {
                 source: Source::Node,
@@ -258,6 +258,11 @@ impl<T> Core<T> {
             });
         }
         chosen
+    }
+
+    /// As [`choose`](Self::choose), without an event when there is none.
+    pub(crate) fn choose_silently(&mut self, filter: &Filter, choice: &Choice) -> Option<NodeId> {
+        self.chooser.choose(choice, self.peers.matching(filter)).cloned()
     }
 
     /// Every joined peer that matches, in the order of their ids.
@@ -453,10 +458,6 @@ impl<T> Core<T> {
 
     pub(crate) fn identity(&self) -> &Identity {
         &self.settings.identity
-    }
-
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     pub(crate) fn peers(&self) -> &Peers {

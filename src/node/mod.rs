@@ -360,6 +360,11 @@ impl Node {
         });
     }
 
+    /// One of the peers that match; unlike a request to any, finding none is no event.
+    pub(crate) fn choose(&self, filter: &Filter, choice: &Choice) -> Option<NodeId> {
+        self.handle.shared.with(|core, _| core.choose_silently(filter, choice))
+    }
+
     /// The labels that the node announces.
     pub fn labels(&self) -> Labels {
         self.handle.shared.with(|core, _| core.identity().labels.clone())

@@ -258,10 +258,6 @@ impl Replica {
         Self { handle: Arc::new(Handle { shared }) }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.handle.shared
-    }
-
     /// Who leads, now and whenever it changes.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.handle.shared.leadership.subscribe()

@@ -258,7 +258,8 @@ fn refusal(error: &ReplicaError, leader: Option<(NodeId, String)>) -> HandlerErr
 }
 
 /// The leader that a `NOT_LEADER` names, and where it can be dialed.
-pub(crate) fn leader_in(message: &str) -> Option<(NodeId, crate::transport::Address)> {
+#[cfg(test)]
+fn leader_in(message: &str) -> Option<(NodeId, crate::transport::Address)> {
     let (_, rest) = message.split_once("leader=")?;
     let (leader, address) = rest.split_once(" address=")?;
     Some((leader.parse().ok()?, address.parse().ok()?))

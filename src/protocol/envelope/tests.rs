@@ -109,7 +109,7 @@ proptest! {
             }
         }
         header[5] = u8::try_from(subject.len()).unwrap();
-        header[44..].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        header[44..48].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
         let frame = seal([&header[..], subject.as_bytes(), &payload].concat());
         if let Ok(envelope) = Envelope::decode(&frame, &LIMITS) {
             prop_assert_eq!(envelope.encode(), frame);

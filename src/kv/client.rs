@@ -1,0 +1,203 @@
+//! [shell] The key-value store as a program uses it: through any node that is linked to a replica.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::command::{Command, Query, Response};
+use super::error::Error;
+use crate::error::Effect;
+use crate::id::NodeId;
+use crate::node::route::{Choice, Filter};
+use crate::node::{Node, RequestError};
+use crate::replica::service::{self, Operation};
+use crate::replica::{AckLevel, Applied};
+use crate::timer::{Clock, Time};
+
+/// The name of the service that replicas of the store have in common.
+pub const SERVICE: &str = "kv";
+/// Wait before an operation that had no effect is tried again.
+const RETRY_WAIT: Duration = Duration::from_millis(20);
+
+/// A handle to the key-value store of the mesh. Clones are cheap.
+///
+/// The node has to be linked to at least one replica; the leader is preferred, but any replica
+/// passes operations on. What certainly had no effect is tried again until the timeout, so a change
+/// of leader is no error. A write whose outcome is unknown is never repeated: look at
+/// [`Error::effect`].
+///
+/// # Examples
+///
+/// ```
+/// # async fn example(node: zmesh::Node) -> Result<(), zmesh::kv::Error> {
+/// let kv = zmesh::kv::Kv::new(&node);
+/// let written = kv.set("colour", "green").await?;
+/// let found = kv.get("colour").await?.expect("it was just written");
+/// assert_eq!((found.value.as_ref(), found.revision), (&b"green"[..], written.revision));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Kv {
+    node: Node,
+    timeout: Duration,
+    leader: Filter,
+    replicas: Filter,
+    clock: Clock,
+}
+
+/// A write that was acknowledged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct Written {
+    /// The position of the last change of the store, this one if it changed anything. A read with
+    /// this revision or a higher one sees the write.
+    pub revision: u64,
+    /// The position of the command in the replicated log.
+    pub index: u64,
+    /// The term of the leader that took it.
+    pub term: u64,
+    /// How strongly it is held.
+    pub level: AckLevel,
+}
+
+/// A value that was found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Found {
+    /// The value.
+    pub value: Bytes,
+    /// The position of the key's last change.
+    pub revision: u64,
+}
+
+impl Kv {
+    /// A handle that reaches the store through `node`. Operations take at most 5 s.
+    pub fn new(node: &Node) -> Self {
+        Self {
+            node: node.clone(),
+            timeout: Duration::from_secs(5),
+            leader: service::leader(SERVICE),
+            replicas: service::replicas(SERVICE),
+            clock: Clock::start(),
+        }
+    }
+
+    /// The longest that an operation may take, retries included [default: 5 s].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Gives `key` a value, whether it had one or not. Returns once the write is on the disks of a
+    /// quorum and applied.
+    ///
+    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; with [`Effect::Unknown`] the write may have been done, or may be done yet.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall the write.
+    pub async fn set(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Written, Error> {
+        self.write(&Command::Set { key: key.into(), value: value.into() }).await
+    }
+
+    /// Removes a key. That there is none is no error.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub async fn clear(&self, key: impl Into<Bytes>) -> Result<Written, Error> {
+        self.write(&Command::Clear { key: key.into() }).await
+    }
+
+    /// The value of a key, none if it has none. Sees every write that was acknowledged before the
+    /// call, by whatever client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; a read changes nothing.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Found>, Error> {
+        let query = Query::Get { key: key.into() }.encode()?;
+        let (node, applied) = self.operate(Operation::Query, query).await?;
+        match Response::decode(&applied.response) {
+            Ok(Response::Value { revision, value }) => Ok(Some(Found { value, revision })),
+            Ok(Response::Absent { .. }) => Ok(None),
+            Ok(Response::Refused(invalid)) => Err(invalid.into()),
+            Ok(Response::Done { .. }) | Err(_) => Err(Error::InvalidAnswer { node }),
+        }
+    }
+
+    async fn write(&self, command: &Command) -> Result<Written, Error> {
+        let bytes = command.encode()?;
+        let (node, applied) = self.operate(Operation::Command, bytes).await?;
+        let Applied { index, term, response } = applied;
+        match Response::decode(&response) {
+            Ok(Response::Done { revision }) => {
+                Ok(Written { revision, index, term, level: AckLevel::Quorum })
+            }
+            Ok(Response::Refused(invalid)) => Err(invalid.into()),
+            Ok(Response::Absent { .. } | Response::Value { .. }) | Err(_) => {
+                Err(Error::InvalidAnswer { node })
+            }
+        }
+    }
+
+    /// Asks one replica after the other until one answers, one fails for good, or time is up.
+    async fn operate(
+        &self,
+        operation: Operation,
+        bytes: Bytes,
+    ) -> Result<(NodeId, Applied), Error> {
+        let deadline = self.clock.now() + self.timeout;
+        let subject = operation.subject(SERVICE);
+        loop {
+            let error = match self.replica() {
+                Some(replica) => {
+                    let left = deadline.saturating_since(self.clock.now());
+                    let request = self.node.system_request(&replica, &subject, bytes.clone());
+                    match request.timeout(left).await {
+                        Ok(answer) => return answered(replica, answer),
+                        Err(error) => refused(error),
+                    }
+                }
+                None => Error::NoReplica,
+            };
+            let harmless = operation == Operation::Query || error.effect() == Effect::None;
+            if !harmless || !error.is_retryable() || self.clock.now() + RETRY_WAIT >= deadline {
+                return Err(error);
+            }
+            self.wait(deadline).await;
+        }
+    }
+
+    /// The leader if it is linked, or any replica.
+    fn replica(&self) -> Option<NodeId> {
+        let choose = |filter| self.node.choose(filter, &Choice::RoundRobin);
+        choose(&self.leader).or_else(|| choose(&self.replicas))
+    }
+
+    async fn wait(&self, deadline: Time) {
+        let until = deadline.min(self.clock.now() + RETRY_WAIT);
+        tokio::time::sleep_until(self.clock.instant(until)).await;
+    }
+}
+
+fn answered(node: NodeId, answer: Bytes) -> Result<(NodeId, Applied), Error> {
+    match service::decode(answer) {
+        Some(applied) => Ok((node, applied)),
+        None => Err(Error::InvalidAnswer { node }),
+    }
+}
+
+fn refused(error: RequestError) -> Error {
+    match error {
+        RequestError::Handler { code, message, .. } => Error::Refused { code, message },
+        other if other.effect() == Effect::Unknown => Error::Unknown(other),
+        other => Error::Refused { code: other.code(), message: other.to_string() },
+    }
+}
