@@ -38,19 +38,20 @@ pub(super) fn open(
     let lock = DirectoryLock::take(&*disk, dir)?;
     let files = segment_files(&*disk, dir)?;
     let (mut metadata, created) = load_or_create(&*disk, dir, identity, &files)?;
-    metadata.settle()?;
-    let mut survey = survey(&*disk, dir, &files, metadata.facts())?;
-    let mut segments = std::mem::take(&mut survey.segments);
-    if segments.is_empty() {
-        delete(&*disk, dir, &std::mem::take(&mut survey.leftovers))?;
+    let Survey { mut segments, leftovers } = match created {
+        true => Survey::default(),
+        false => survey(&*disk, dir, &files, metadata.facts())?,
+    };
+    if created {
         segments.push_back(first_segment(&*disk, dir, &options, &mut metadata)?);
     }
     let replay = replay(&segments, &metadata)?;
     let active = segments.back().expect("a segment was found or created");
+    metadata.settle()?;
     rewrite(active, metadata.facts().tail.offset, replay.offset)?;
     let torn_bytes = cut(active, &replay)?;
     active.file.sync_data().map_err(WalError::io("sync", &active.path))?;
-    delete(&*disk, dir, &survey.leftovers)?;
+    delete(&*disk, dir, &leftovers)?;
     // Also writes the slot that a torn store has left bad.
     let tail = Tail { sequence: active.name.sequence, offset: replay.offset };
     metadata.store(Facts { tail, ..metadata.facts().clone() })?;
@@ -98,6 +99,13 @@ fn load_or_create(
     files: &[PathBuf],
 ) -> Result<(Metadata, bool), WalError> {
     match Metadata::load(disk, dir)? {
+        // Nobody was ever told of this log. Its names are made anew, since after a failed sync of
+        // the directory the system may take them for durable although they are not.
+        Some(unfinished) if !unfinished.facts().is_finished() => {
+            let leftovers = survey(disk, dir, files, unfinished.facts())?.leftovers;
+            delete(disk, dir, &leftovers)?;
+            Ok((Metadata::create(disk, dir, identity)?, true))
+        }
         Some(metadata) if metadata.facts().identity == identity => Ok((metadata, false)),
         Some(metadata) => Err(WalError::Foreign {
             file: metadata.path().to_path_buf(),
