@@ -353,12 +353,11 @@ proptest! {
                 }
                 Err(other) => panic!("{step:?}: {other}"),
             }
-            if history.memory().count(Operation::Write) % 7 == 0 {
-                if let Some((operation, before, full)) = faults.next() {
+            if history.memory().count(Operation::Write).is_multiple_of(7)
+                && let Some((operation, before, full)) = faults.next() {
                     let fault = if full { Fault::Full } else { Fault::Broken };
                     history.memory().fail(operation, before, fault);
                 }
-            }
         }
         history.die(Some((Keep::Torn, 1)));
         history.open().unwrap();
