@@ -267,9 +267,7 @@ fn synced_later(segment: &[u8], seed: u32, offset: usize) -> usize {
 fn has_gap(damaged: &[u8], seed: u32, offset: usize) -> bool {
     let Some(length) = intact_length(damaged, seed) else {
         let header = &damaged[..damaged.len().min(HEADER_BYTES)];
-        // Cutting a torn tail may itself be interrupted, and leaves zeros up to any byte.
-        let cut = is_zero(&header[..header.len().min(8)]);
-        return cut || misses_sector(header, offset) || is_zero(&damaged[header.len()..]);
+        return misses_sector(header, offset) || is_zero(&damaged[header.len()..]);
     };
     match damaged.get(..length) {
         None => true,

@@ -15,7 +15,7 @@ use super::disk::{Disk, OpenMode};
 use super::error::{WalError, is_full};
 use super::lock::DirectoryLock;
 use super::metadata::{Facts, Metadata, Tail};
-use super::record::{Cause, Content, Record, Step, Walk, is_zero, judge};
+use super::record::{Cause, Content, HEADER_BYTES, Record, Step, Walk, is_zero, judge};
 use super::segment::{self, Name, START, Segment};
 use super::table::{Position, Table};
 use super::window::Window;
@@ -370,7 +370,6 @@ fn rewrite(active: &Segment, from: u32, to: u32) -> Result<(), WalError> {
 /// Overwrites a torn tail with zeros, so that the next record finds what a new segment has. Says
 /// how many bytes it was.
 fn cut(active: &Segment, replay: &Replay) -> Result<u64, WalError> {
-    static ZEROS: [u8; 65_536] = [0; 65_536];
     if replay.torn == 0 {
         return Ok(0);
     }
@@ -381,14 +380,26 @@ fn cut(active: &Segment, replay: &Replay) -> Result<u64, WalError> {
         last_index = replay.table.last().index,
         "cutting a torn write that was never acknowledged"
     );
-    let (mut offset, mut rest) = (u64::from(replay.offset), offset_of(replay.torn));
-    while rest > 0 {
+    // The header goes last: it, or its lack, is what shows that the record is torn, and cutting may
+    // be interrupted too.
+    let (start, end) = (u64::from(replay.offset), u64::from(replay.offset + replay.torn));
+    let header_end = end.min(start + HEADER_BYTES as u64);
+    zero(active, header_end, end)?;
+    zero(active, start, header_end)?;
+    Ok(u64::from(replay.torn))
+}
+
+/// Overwrites a range with zeros, durably.
+fn zero(active: &Segment, start: u64, end: u64) -> Result<(), WalError> {
+    static ZEROS: [u8; 65_536] = [0; 65_536];
+    let mut offset = start;
+    while offset < end {
+        let rest = usize::try_from(end - offset).unwrap_or(usize::MAX);
         let chunk = &ZEROS[..rest.min(ZEROS.len())];
         active.file.write_at(chunk, offset).map_err(WalError::io("write", &active.path))?;
         offset += chunk.len() as u64;
-        rest -= chunk.len();
     }
-    Ok(u64::from(replay.torn))
+    active.file.sync_data().map_err(WalError::io("sync", &active.path))
 }
 
 fn delete(disk: &dyn Disk, dir: &Path, leftovers: &[PathBuf]) -> Result<(), WalError> {

@@ -306,6 +306,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// As many histories as `PROPTEST_CASES` says, and a few hundred else.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         Just(Operation::Write),
@@ -318,7 +323,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 
     /// No order of operations and crashes loses what was synced, or refuses to open.
     #[test]
