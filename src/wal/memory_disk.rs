@@ -495,6 +495,9 @@ impl DiskFile for MemoryFile {
         let offset = position(offset)?;
         self.with(|state, id| {
             state.attempt(Operation::Read)?;
+            if buffer.is_empty() {
+                return Ok(());
+            }
             let end = offset.checked_add(buffer.len());
             let bytes = end.and_then(|end| state.files[&id].current.get(offset..end));
             buffer.copy_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);

@@ -21,6 +21,7 @@
 //! Invariant: everything before the tail was synced when it was stored, so a log that ends or
 //! breaks before it has lost something.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -68,6 +69,13 @@ pub(super) struct Facts {
     pub(super) bootstrap: Bytes,
 }
 
+impl Facts {
+    /// Whether the log has had a segment; before, its creation was not finished.
+    pub(super) const fn is_finished(&self) -> bool {
+        self.tail.sequence > 0
+    }
+}
+
 /// The open metadata file.
 #[derive(Debug)]
 pub(super) struct Metadata {
@@ -93,7 +101,7 @@ impl Metadata {
         let path = dir.join("meta");
         let file = match disk.open(&path, OpenMode::Existing) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(WalError::io("open", &path)(error)),
         };
         let (generation, facts) = match (read(&*file, &path, 0)?, read(&*file, &path, 1)?) {
@@ -123,7 +131,7 @@ impl Metadata {
         Ok(Some(Self { file, path, generation, facts }))
     }
 
-    /// Creates the metadata of a new log, durably.
+    /// Creates the metadata of a new log, durably, in place of what an interrupted creation left.
     pub(super) fn create(
         disk: &dyn Disk,
         dir: &Path,
@@ -131,8 +139,13 @@ impl Metadata {
     ) -> Result<Self, WalError> {
         let path = dir.join("meta");
         let bytes = 2 * SLOT_BYTES as u64;
-        let file =
-            disk.open(&path, OpenMode::CreateEmpty).map_err(WalError::io("create", &path))?;
+        match disk.remove(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(WalError::io("delete", &path)(error));
+            }
+            _ => {}
+        }
+        let file = disk.open(&path, OpenMode::CreateNew).map_err(WalError::io("create", &path))?;
         file.allocate(bytes).map_err(|error| match is_full(&error) {
             true => WalError::NoSpace { bytes },
             false => WalError::io("allocate", &path)(error),

@@ -216,7 +216,9 @@ impl Wal {
     ///
     /// As for [`Self::open`], as far as the metadata shows it.
     pub fn identity(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>, WalError> {
-        Ok(Metadata::load(disk, dir)?.map(|metadata| metadata.facts().identity.clone()))
+        let metadata = Metadata::load(disk, dir)?;
+        let facts = metadata.as_ref().map(Metadata::facts).filter(|facts| facts.is_finished());
+        Ok(facts.map(|facts| facts.identity.clone()))
     }
 
     /// Writes entries, replacing what the log has from the first one's index on. They can be read

@@ -15,7 +15,7 @@ use super::disk::{Disk, OpenMode};
 use super::error::{WalError, is_full};
 use super::lock::DirectoryLock;
 use super::metadata::{Facts, Metadata, Tail};
-use super::record::{Cause, Content, Record, Step, Walk, is_zero, judge};
+use super::record::{Cause, Content, HEADER_BYTES, Record, Step, Walk, is_zero, judge};
 use super::segment::{self, Name, START, Segment};
 use super::table::{Position, Table};
 use super::window::Window;
@@ -38,19 +38,20 @@ pub(super) fn open(
     let lock = DirectoryLock::take(&*disk, dir)?;
     let files = segment_files(&*disk, dir)?;
     let (mut metadata, created) = load_or_create(&*disk, dir, identity, &files)?;
-    metadata.settle()?;
-    let mut survey = survey(&*disk, dir, &files, metadata.facts())?;
-    let mut segments = std::mem::take(&mut survey.segments);
-    if segments.is_empty() {
-        delete(&*disk, dir, &std::mem::take(&mut survey.leftovers))?;
+    let Survey { mut segments, leftovers } = match created {
+        true => Survey::default(),
+        false => survey(&*disk, dir, &files, metadata.facts())?,
+    };
+    if created {
         segments.push_back(first_segment(&*disk, dir, &options, &mut metadata)?);
     }
     let replay = replay(&segments, &metadata)?;
     let active = segments.back().expect("a segment was found or created");
+    metadata.settle()?;
     rewrite(active, metadata.facts().tail.offset, replay.offset)?;
     let torn_bytes = cut(active, &replay)?;
     active.file.sync_data().map_err(WalError::io("sync", &active.path))?;
-    delete(&*disk, dir, &survey.leftovers)?;
+    delete(&*disk, dir, &leftovers)?;
     // Also writes the slot that a torn store has left bad.
     let tail = Tail { sequence: active.name.sequence, offset: replay.offset };
     metadata.store(Facts { tail, ..metadata.facts().clone() })?;
@@ -98,6 +99,13 @@ fn load_or_create(
     files: &[PathBuf],
 ) -> Result<(Metadata, bool), WalError> {
     match Metadata::load(disk, dir)? {
+        // Nobody was ever told of this log. Its names are made anew, since after a failed sync of
+        // the directory the system may take them for durable although they are not.
+        Some(unfinished) if !unfinished.facts().is_finished() => {
+            let leftovers = survey(disk, dir, files, unfinished.facts())?.leftovers;
+            delete(disk, dir, &leftovers)?;
+            Ok((Metadata::create(disk, dir, identity)?, true))
+        }
         Some(metadata) if metadata.facts().identity == identity => Ok((metadata, false)),
         Some(metadata) => Err(WalError::Foreign {
             file: metadata.path().to_path_buf(),
@@ -362,7 +370,6 @@ fn rewrite(active: &Segment, from: u32, to: u32) -> Result<(), WalError> {
 /// Overwrites a torn tail with zeros, so that the next record finds what a new segment has. Says
 /// how many bytes it was.
 fn cut(active: &Segment, replay: &Replay) -> Result<u64, WalError> {
-    static ZEROS: [u8; 65_536] = [0; 65_536];
     if replay.torn == 0 {
         return Ok(0);
     }
@@ -373,14 +380,26 @@ fn cut(active: &Segment, replay: &Replay) -> Result<u64, WalError> {
         last_index = replay.table.last().index,
         "cutting a torn write that was never acknowledged"
     );
-    let (mut offset, mut rest) = (u64::from(replay.offset), offset_of(replay.torn));
-    while rest > 0 {
+    // The header goes last: it, or its lack, is what shows that the record is torn, and cutting may
+    // be interrupted too.
+    let (start, end) = (u64::from(replay.offset), u64::from(replay.offset + replay.torn));
+    let header_end = end.min(start + HEADER_BYTES as u64);
+    zero(active, header_end, end)?;
+    zero(active, start, header_end)?;
+    Ok(u64::from(replay.torn))
+}
+
+/// Overwrites a range with zeros, durably.
+fn zero(active: &Segment, start: u64, end: u64) -> Result<(), WalError> {
+    static ZEROS: [u8; 65_536] = [0; 65_536];
+    let mut offset = start;
+    while offset < end {
+        let rest = usize::try_from(end - offset).unwrap_or(usize::MAX);
         let chunk = &ZEROS[..rest.min(ZEROS.len())];
         active.file.write_at(chunk, offset).map_err(WalError::io("write", &active.path))?;
         offset += chunk.len() as u64;
-        rest -= chunk.len();
     }
-    Ok(u64::from(replay.torn))
+    active.file.sync_data().map_err(WalError::io("sync", &active.path))
 }
 
 fn delete(disk: &dyn Disk, dir: &Path, leftovers: &[PathBuf]) -> Result<(), WalError> {

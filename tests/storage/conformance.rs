@@ -54,6 +54,7 @@ fn disks_agree_about_contents() {
         file.read_at(&mut bytes, 14).unwrap();
         assert_eq!(&bytes, b"\0\0\0\0\0z");
         assert_eq!(file.read_at(&mut bytes, 15).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        file.read_at(&mut [], 100).unwrap();
         file.set_len(3).unwrap();
         file.set_len(5).unwrap();
         file.read_at(&mut bytes[..5], 0).unwrap();
