@@ -3,6 +3,7 @@
 //!
 //! All in one test, since memory is a property of the process. ZMTP's greeting and commands are
 //! written out here, as no library would send them wrong.
+#![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 
 use std::future::poll_fn;
 use std::time::Duration;

@@ -157,3 +157,40 @@ async fn full_routes_do_not_spin() {
     // The first, and a few for heartbeats that libzmq's I/O thread may signal.
     assert!(polls < 20, "{polls} polls in 300 ms");
 }
+
+/// Lets messages arrive while the runtime cannot look at descriptors.
+fn block_the_runtime() {
+    let start = now();
+    while now().duration_since(start) < Duration::from_millis(5) {
+        std::hint::spin_loop();
+    }
+}
+
+/// A send takes in what libzmq's I/O thread has to say, and with it the only sign that a message
+/// is there: the descriptor stays silent from then on.
+#[tokio::test]
+async fn sending_does_not_lose_the_wake_up_of_an_arrived_message() {
+    let (mut listener, address) = bound("tcp://127.0.0.1:0");
+    let mut dialer = ZmqTransport::new(Options::default());
+    dialer.dial(LinkId(1), &address, routing_id(1)).unwrap();
+    assert_eq!(next(&mut dialer).await, Event::Ready { link: LinkId(1) });
+    let (up, down) = (Route::Upstream(LinkId(1)), Route::Downstream(routing_id(1)));
+    let message = Bytes::from_static(b"a");
+    dialer.send(up, &message).unwrap();
+    next(&mut listener).await;
+    let mut ends = [(dialer, up), (listener, down)];
+    for _ in 0..40 {
+        ends.reverse();
+        let [(one, route), (other, back)] = &mut ends;
+        // Both sleep; one sends; the other sends before it looks.
+        for transport in [&mut *one, &mut *other] {
+            let event = poll_fn(|cx| Poll::Ready(transport.poll_event(cx))).await;
+            assert_eq!(event, Poll::Pending);
+        }
+        one.send(*route, &message).unwrap();
+        block_the_runtime();
+        other.send(*back, &message).unwrap();
+        assert!(matches!(next(other).await, Event::Message { .. }));
+        assert!(matches!(next(one).await, Event::Message { .. }));
+    }
+}
