@@ -222,3 +222,6 @@ impl Drop for MemoryTransport {
         wakers.into_values().for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests;

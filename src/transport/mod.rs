@@ -78,8 +78,9 @@ pub trait Transport: Send {
 
     /// The next event, or `Pending` with the waker registered.
     ///
-    /// Implementations limit how much they take in before they return `Pending` for a turn of the
-    /// caller's loop only by the caller: it decides how many events make a turn.
+    /// The caller decides how many events make a turn of its loop, and yields to the runtime every
+    /// few turns: an implementation over descriptors learns of news only when the runtime runs.
+    /// Routes take turns, so that a flood over one does not hold up the others.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event>;
 
     /// What was counted since the start.

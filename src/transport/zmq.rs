@@ -338,3 +338,6 @@ impl Retry {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests;

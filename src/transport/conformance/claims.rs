@@ -282,9 +282,12 @@ pub(super) async fn busy_listener_does_not_starve_a_link(world: &impl World) {
     node.send(UP, &Bytes::new()).unwrap();
     let (route, _) = next_message(&mut other).await;
 
+    // The listener is at work, and has more to do than it will ever get done.
     let flood = Bytes::from_static(b"flood");
-    let mut flooded = 0;
+    while flooder.send(UP, &flood).is_ok() {}
+    assert!(matches!(next_message(&mut node).await.0, Route::Downstream(_)));
     other.send(route, &Bytes::from_static(b"other")).unwrap();
+    let mut flooded = 0;
     loop {
         while flooder.send(UP, &flood).is_ok() {}
         // Room is looked for only by polling.
@@ -296,6 +299,10 @@ pub(super) async fn busy_listener_does_not_starve_a_link(world: &impl World) {
             }
             (Route::Downstream(_), _) => flooded += 1,
         }
-        assert!(flooded < 20_000, "the link is starved");
+        assert!(flooded < 10_000, "the link is starved");
+        if flooded % 64 == 0 {
+            // As a driver does: the runtime looks at descriptors only when it gets a turn.
+            tokio::task::yield_now().await;
+        }
     }
 }

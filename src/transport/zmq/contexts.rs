@@ -48,6 +48,12 @@ impl Contexts {
         (slot.context.clone(), Lease(Arc::clone(&slot.in_use)))
     }
 
+    /// How many contexts there are.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// A socket that reports what happens to the connections of `socket`.
     pub(super) fn monitor(
         &mut self,
