@@ -92,9 +92,8 @@ impl Bootstrap {
             if member.raft_id == 0 {
                 return Err(InvalidBootstrap::ZeroId { node: member.node.clone() });
             }
-            let same = |other: &Member| {
-                other.raft_id == member.raft_id || other.node == member.node
-            };
+            let same =
+                |other: &Member| other.raft_id == member.raft_id || other.node == member.node;
             if members[..at].iter().any(same) {
                 return Err(InvalidBootstrap::Duplicate { node: member.node.clone() });
             }
@@ -115,9 +114,10 @@ impl Bootstrap {
         // FNV-1a over the canonical bytes: every initial member computes the same, for ever.
         const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
         const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-        let hash = self.encode().iter().fold(OFFSET, |hash, byte| {
-            (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
-        });
+        let hash = self
+            .encode()
+            .iter()
+            .fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
         Uuid::from_u128(hash)
     }
 
@@ -146,9 +146,8 @@ impl Membership {
     /// The membership at the beginning of a log.
     pub fn new(bootstrap: &Bootstrap) -> Self {
         let names = bootstrap.members.iter().map(|m| (m.raft_id, m.node.clone())).collect();
-        let of = |voter| {
-            bootstrap.members.iter().filter(move |m| m.voter == voter).map(|m| m.raft_id)
-        };
+        let of =
+            |voter| bootstrap.members.iter().filter(move |m| m.voter == voter).map(|m| m.raft_id);
         let conf = ConfState {
             voters: of(true).collect(),
             learners: of(false).collect(),

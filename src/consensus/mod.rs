@@ -153,9 +153,12 @@ impl<L: Log> Consensus<L> {
             return Err(StartError::Inconsistent { what: "raft id 0" });
         }
         let (first, last) = (setup.log.first_index(), setup.log.last_index());
-        if first != Bootstrap::INDEX + 1 || setup.log.term(Bootstrap::INDEX) != Some(Bootstrap::TERM)
+        if first != Bootstrap::INDEX + 1
+            || setup.log.term(Bootstrap::INDEX) != Some(Bootstrap::TERM)
         {
-            return Err(StartError::Inconsistent { what: "log does not begin after the bootstrap" });
+            return Err(StartError::Inconsistent {
+                what: "log does not begin after the bootstrap",
+            });
         }
         if setup.hard_state.term < Bootstrap::TERM || setup.hard_state.commit > last {
             return Err(StartError::Inconsistent { what: "hard state does not fit the log" });
@@ -321,9 +324,9 @@ impl<L: Log> Consensus<L> {
         if self.writing.is_empty() {
             self.release();
         }
-        let reads = reads.iter().filter_map(|state| {
-            Some((self.round_of(&state.request_ctx)?, state.index))
-        });
+        let reads = reads
+            .iter()
+            .filter_map(|state| Some((self.round_of(&state.request_ctx)?, state.index)));
         let reads = reads.collect();
         Some(Output { persist, committed, apply_after_persist: changes, reads })
     }
@@ -353,9 +356,8 @@ impl<L: Log> Consensus<L> {
         let conf_change: ConfChangeV2 = membership::conf_change(&changes);
         let Ok(conf) = self.node.apply_conf_change(&conf_change) else { return };
         self.membership.apply(&changes, conf);
-        self.admitted.retain(|raft_id| {
-            !changes.iter().any(|change| *change == Change::Remove(*raft_id))
-        });
+        self.admitted
+            .retain(|raft_id| !changes.iter().any(|change| *change == Change::Remove(*raft_id)));
         // The crate leaves a removed leader in office, where it would panic on its own progress or
         // keep the others from electing somebody.
         if !self.membership.is_voter(self.raft_id) && self.role() != Role::Follower {
@@ -516,8 +518,10 @@ impl<L: Log> Consensus<L> {
         // A commit index is a hint and costs no sync, but for one case: a membership that has been
         // applied must not be forgotten, or its old quorum could elect a leader again.
         let must = durable != self.durable || changes;
-        let hard_state = must.then(|| {
-            wal::HardState { term: raft.term, vote: raft.vote, commit: raft.raft_log.committed }
+        let hard_state = must.then(|| wal::HardState {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.raft_log.committed,
         });
         if hard_state.is_none() && entries.is_empty() {
             return None;

@@ -72,13 +72,17 @@ impl Options {
             return refuse("election_timeout_min must be at least 3 heartbeat_interval");
         }
         if self.election_ticks_max() < self.election_ticks_min() + Self::ELECTION_STEPS_MIN {
-            return refuse("election_timeout_max must be 3 tick_interval over election_timeout_min");
+            return refuse(
+                "election_timeout_max must be 3 tick_interval over election_timeout_min",
+            );
         }
         if self.inflight_messages_max == 0 || self.read_rounds_max == 0 {
             return refuse("inflight_messages_max and read_rounds_max must not be 0");
         }
         if self.message_bytes_max == 0 || self.uncommitted_bytes_max < self.message_bytes_max {
-            return refuse("uncommitted_bytes_max must be at least message_bytes_max, which is not 0");
+            return refuse(
+                "uncommitted_bytes_max must be at least message_bytes_max, which is not 0",
+            );
         }
         Ok(())
     }

@@ -162,7 +162,8 @@ pub fn decode(frame: &Bytes, expected: Envelope) -> Result<Vec<Message>, WireErr
 
 fn encode_frame(envelope: Envelope, messages: &[Message], bytes: usize) -> Option<Bytes> {
     let sendable = messages.iter().filter(|message| kind_number(message.get_msg_type()).is_some());
-    let count = u16::try_from(sendable.clone().count()).expect("a frame has at most 65,535 messages");
+    let count =
+        u16::try_from(sendable.clone().count()).expect("a frame has at most 65,535 messages");
     if count == 0 {
         return None;
     }
