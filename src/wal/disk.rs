@@ -228,7 +228,7 @@ struct RealFile(File);
 impl RealFile {
     /// Takes space by writing zeros, for file systems that cannot preallocate.
     fn fill(&self, bytes: u64) -> io::Result<()> {
-        const CHUNK: [u8; 65_536] = [0; 65_536];
+        static CHUNK: [u8; 65_536] = [0; 65_536];
         let mut offset = self.len()?;
         while offset < bytes {
             let rest = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(CHUNK.len());

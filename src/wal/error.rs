@@ -4,7 +4,7 @@
 //! repairs what may have been acknowledged.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What an operator can do about damage that the log must not repair by itself.
 const REMEDY: &str = "restore the file from a copy, or remove the member and add it again with an \
@@ -151,7 +151,17 @@ pub enum WalError {
     },
 }
 
+/// Whether the disk, or our share of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl WalError {
+    /// Says what was tried on which file when the system refused.
+    pub(super) fn io(operation: &'static str, file: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { operation, file: file.to_path_buf(), source }
+    }
+
     /// Whether the same call can succeed later without anybody opening the log again.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::NoSpace { .. } | Self::Locked { .. })

@@ -1,0 +1,416 @@
+//! Opening a log: what is there, is it whole, and where does it end.
+//!
+//! Nothing is written before everything was read and found whole, except for the files of a log
+//! that has none. Then, and only then, a torn tail is overwritten with zeros, leftovers of an
+//! interrupted rotation or compaction are deleted, and what is left is synced.
+//!
+//! A killed process, or one whose sync failed, may have left bytes that only the system's memory
+//! has. They count as written by us: they are written again and synced before anybody hears of them.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::{Disk, OpenMode};
+use super::error::{WalError, is_full};
+use super::lock::DirectoryLock;
+use super::metadata::{Facts, Metadata, Tail};
+use super::record::{Cause, Content, Record, Step, Walk, is_zero, judge};
+use super::segment::{self, Name, START, Segment};
+use super::table::{Position, Table};
+use super::window::Window;
+use super::{Identity, Options, Point, Recovered, Wal};
+
+/// Bytes of a segment, if the format can express them.
+pub(super) fn segment_bytes(bytes: u64) -> Result<u32, WalError> {
+    let bytes_max = u64::from(u32::MAX);
+    u32::try_from(bytes).map_err(|_| WalError::TooLarge { bytes, bytes_max })
+}
+
+/// See [`Wal::open`].
+pub(super) fn open(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: Options,
+    identity: Identity,
+) -> Result<(Wal, Recovered), WalError> {
+    disk.create_dir(dir).map_err(WalError::io("create", dir))?;
+    let lock = DirectoryLock::take(&*disk, dir)?;
+    let files = segment_files(&*disk, dir)?;
+    let (mut metadata, created) = load_or_create(&*disk, dir, identity, &files)?;
+    metadata.settle()?;
+    let mut survey = survey(&*disk, dir, &files, metadata.facts())?;
+    let mut segments = std::mem::take(&mut survey.segments);
+    if segments.is_empty() {
+        delete(&*disk, dir, &std::mem::take(&mut survey.leftovers))?;
+        segments.push_back(first_segment(&*disk, dir, &options, &mut metadata)?);
+    }
+    let replay = replay(&segments, &metadata)?;
+    let active = segments.back().expect("a segment was found or created");
+    rewrite(active, metadata.facts().tail.offset, replay.offset)?;
+    let torn_bytes = cut(active, &replay)?;
+    active.file.sync_data().map_err(WalError::io("sync", &active.path))?;
+    delete(&*disk, dir, &survey.leftovers)?;
+    // Also writes the slot that a torn store has left bad.
+    let tail = Tail { sequence: active.name.sequence, offset: replay.offset };
+    metadata.store(Facts { tail, ..metadata.facts().clone() })?;
+    reserve(&*disk, dir, options.reserve_bytes)?;
+    let last = replay.table.last();
+    let recovered = Recovered {
+        first_index: replay.table.base().index + 1,
+        last_index: last.index,
+        last_term: last.term,
+        hard_state: metadata.facts().hard_state,
+        created,
+        torn_bytes,
+    };
+    let wal = Wal {
+        disk,
+        dir: dir.to_path_buf(),
+        options,
+        metadata,
+        segments,
+        table: replay.table,
+        window: Window::new(options.window_bytes_max),
+        offset: replay.offset,
+        synced_offset: replay.offset,
+        synced_index: last.index,
+        buffer: Vec::new(),
+        room: true,
+        poison: None,
+        _lock: lock,
+    };
+    Ok((wal, recovered))
+}
+
+/// Files that claim to be segments.
+fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, WalError> {
+    let mut files = disk.list(dir).map_err(WalError::io("list", dir))?;
+    files.retain(|path| Name::is_segment(path));
+    Ok(files)
+}
+
+/// The metadata, and whether the log is new.
+fn load_or_create(
+    disk: &dyn Disk,
+    dir: &Path,
+    identity: Identity,
+    files: &[PathBuf],
+) -> Result<(Metadata, bool), WalError> {
+    match Metadata::load(disk, dir)? {
+        Some(metadata) if metadata.facts().identity == identity => Ok((metadata, false)),
+        Some(metadata) => Err(WalError::Foreign {
+            file: metadata.path().to_path_buf(),
+            found: metadata.facts().identity.to_string(),
+            expected: identity.to_string(),
+        }),
+        None if files.is_empty() => Ok((Metadata::create(disk, dir, identity)?, true)),
+        None => Err(WalError::Corrupt {
+            file: dir.join("meta"),
+            offset: 0,
+            reason: "the metadata is missing or empty beside a log".to_owned(),
+        }),
+    }
+}
+
+/// What the files of a directory are.
+#[derive(Debug, Default)]
+struct Survey {
+    /// The log, in order and without gaps.
+    segments: VecDeque<Segment>,
+    /// Forgotten before, or created and never used.
+    leftovers: Vec<PathBuf>,
+}
+
+fn survey(
+    disk: &dyn Disk,
+    dir: &Path,
+    files: &[PathBuf],
+    facts: &Facts,
+) -> Result<Survey, WalError> {
+    let mut survey = Survey::default();
+    for path in files {
+        let segment = match Segment::open(disk, path, &facts.identity) {
+            Ok(segment) => segment,
+            Err(WalError::MisnamedSegment { found, .. }) if files.contains(&dir.join(&found)) => {
+                let (file, other) = (path.clone(), dir.join(found));
+                return Err(WalError::DuplicateSegment { file, other });
+            }
+            Err(WalError::Corrupt { .. })
+                if Name::is_next(path, facts.tail.sequence) && is_unfinished(disk, path)? =>
+            {
+                survey.leftovers.push(path.clone());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let sequence = segment.name.sequence;
+        if sequence < facts.first_sequence {
+            survey.leftovers.push(path.clone());
+        } else if sequence > facts.tail.sequence {
+            check_unused(&segment)?;
+            survey.leftovers.push(path.clone());
+        } else {
+            survey.segments.push_back(segment);
+        }
+    }
+    check_sequence(dir, &survey.segments, facts)?;
+    Ok(survey)
+}
+
+/// Whether the creation of the segment was interrupted, so that it has nothing but part of a header.
+fn is_unfinished(disk: &dyn Disk, path: &Path) -> Result<bool, WalError> {
+    let io = |error| WalError::io("read", path)(error);
+    let file = disk.open(path, OpenMode::Existing).map_err(io)?;
+    let start = u64::from(START);
+    let rest = file.len().map_err(io)?.saturating_sub(start).min(u64::from(u32::MAX));
+    let mut bytes = vec![0; usize::try_from(rest).unwrap_or(usize::MAX)];
+    file.read_at(&mut bytes, start).map_err(io)?;
+    Ok(is_zero(&bytes))
+}
+
+/// A segment that the metadata does not know must be one that was never used.
+fn check_unused(segment: &Segment) -> Result<(), WalError> {
+    let bytes = segment.read()?;
+    let start = usize::try_from(START).unwrap_or(usize::MAX);
+    match Walk::new(&bytes, segment.seed, start).step() {
+        Step::End { .. } => Ok(()),
+        Step::Record { offset, .. } | Step::Damaged { offset, .. } => {
+            Err(segment.corrupt(offset, "the segment is in use but the metadata is older than it"))
+        }
+    }
+}
+
+/// Segments are sorted by name and thus by sequence.
+fn check_sequence(dir: &Path, segments: &VecDeque<Segment>, facts: &Facts) -> Result<(), WalError> {
+    let mut found = segments.iter().map(|segment| (segment.name.sequence, &segment.path));
+    let mut previous: Option<&PathBuf> = None;
+    for expected in facts.first_sequence..=facts.tail.sequence {
+        match (found.next(), previous) {
+            (Some((sequence, path)), _) if sequence == expected => previous = Some(path),
+            (Some((sequence, path)), Some(other)) if sequence < expected => {
+                let (file, other) = (path.clone(), other.clone());
+                return Err(WalError::DuplicateSegment { file, other });
+            }
+            _ => {
+                return Err(WalError::MissingSegment { file: segment::pattern(dir, expected) });
+            }
+        }
+    }
+    match (found.next(), previous) {
+        (Some((_, path)), Some(other)) => {
+            Err(WalError::DuplicateSegment { file: path.clone(), other: other.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Creates the first segment of a log whose metadata knows none.
+fn first_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    options: &Options,
+    metadata: &mut Metadata,
+) -> Result<Segment, WalError> {
+    let facts = metadata.facts().clone();
+    let sequence = facts.first_sequence;
+    let bytes = segment_bytes(options.segment_bytes.max(u64::from(START)))?;
+    let identity = &facts.identity;
+    let segment = Segment::create(disk, dir, identity, sequence, facts.compaction, bytes)?;
+    metadata.store(Facts { tail: Tail { sequence, offset: START }, ..facts })?;
+    Ok(segment)
+}
+
+/// What the records of a log amount to.
+#[derive(Debug)]
+struct Replay {
+    table: Table,
+    /// Where the last segment ends.
+    offset: u32,
+    /// Bytes after that which are not zero.
+    torn: u32,
+}
+
+/// Reads all segments. Changes nothing.
+fn replay(segments: &VecDeque<Segment>, metadata: &Metadata) -> Result<Replay, WalError> {
+    let facts = metadata.facts();
+    let oldest = segments.front().expect("a segment was found or created");
+    let mut replay = Replay { table: Table::new(oldest.before), offset: START, torn: 0 };
+    let mut sealed: Option<&Segment> = None;
+    for segment in segments {
+        if let Some(sealed) = sealed
+            && replay.table.last() != segment.before
+        {
+            let Point { index, term } = segment.before;
+            let reason = format!(
+                "the segment ended with entry {index} of term {term}, and does \
+                                  not hold it"
+            );
+            return Err(sealed.corrupt(offset_of(replay.offset), reason));
+        }
+        replay.segment(segment, facts)?;
+        sealed = Some(segment);
+    }
+    let active = segments.back().expect("a segment was found or created");
+    replay.check_end(active, facts)?;
+    replay.table.forget(facts.compaction);
+    Ok(replay)
+}
+
+fn offset_of(bytes: u32) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+impl Replay {
+    /// Reads the records of the next segment.
+    fn segment(&mut self, segment: &Segment, facts: &Facts) -> Result<(), WalError> {
+        let bytes = segment.read()?;
+        let mut walk = Walk::new(&bytes, segment.seed, offset_of(START));
+        loop {
+            match walk.step() {
+                Step::Record { offset, record } => self.record(segment, offset, &record)?,
+                Step::End { offset } => {
+                    self.offset = small(offset);
+                    return Ok(());
+                }
+                Step::Damaged { offset, damage } => {
+                    self.offset = small(offset);
+                    let synced = segment.name.sequence < facts.tail.sequence
+                        || self.offset < facts.tail.offset;
+                    if synced || judge(&bytes, segment.seed, offset) == Cause::Corrupt {
+                        return Err(segment.corrupt(offset, damage));
+                    }
+                    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+                    self.torn = small(used - offset);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes one record over into the table.
+    fn record(
+        &mut self,
+        segment: &Segment,
+        offset: usize,
+        record: &Record<'_>,
+    ) -> Result<(), WalError> {
+        if record.content == Content::Header || record.index == 0 {
+            return Err(segment.corrupt(offset, "a record that no log has here"));
+        }
+        let Point { index: base, .. } = self.table.base();
+        if record.index <= base {
+            // The entry replaces some that lie in segments which are compacted away. The term
+            // before it is not known here; the compaction point lies at or above it.
+            self.table = Table::new(Point { index: record.index - 1, term: 0 });
+        }
+        let last = self.table.last();
+        let before = self.table.term(record.index - 1);
+        if before.is_none_or(|term| term > record.term) {
+            let reason = format!(
+                "entry {} of term {} follows entry {} of term {}",
+                record.index, record.term, last.index, last.term
+            );
+            return Err(segment.corrupt(offset, reason));
+        }
+        let position = Position {
+            sequence: segment.name.sequence,
+            offset: small(offset),
+            payload_bytes: small(record.payload.len()),
+        };
+        self.table.put(Point { index: record.index, term: record.term }, position);
+        Ok(())
+    }
+
+    /// Whether the log holds what the metadata promises.
+    fn check_end(&self, active: &Segment, facts: &Facts) -> Result<(), WalError> {
+        let offset = offset_of(self.offset);
+        if self.offset < facts.tail.offset {
+            let reason = format!("the log was synced up to byte {}", facts.tail.offset);
+            return Err(active.corrupt(offset, reason));
+        }
+        let (last, commit) = (self.table.last().index, facts.hard_state.commit);
+        if last < commit {
+            let reason = format!("the log ends with entry {last}, but {commit} is committed");
+            return Err(active.corrupt(offset, reason));
+        }
+        let Point { index, term } = facts.compaction;
+        // A base that replaced a deleted one has no term of its own.
+        let unknown = self.table.base() == Point { index, term: 0 };
+        if self.table.term(index) == Some(term) || unknown {
+            return Ok(());
+        }
+        let reason = format!("the log does not continue after entry {index} of term {term}");
+        Err(active.corrupt(offset, reason))
+    }
+}
+
+/// Offsets and sizes within a segment, whose bytes are counted in 32 bits.
+fn small(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a segment has less than 4 GiB")
+}
+
+/// Writes the records again that were not known to be synced. After a failed sync the system takes
+/// them for clean although the disk does not have them, and would sync nothing.
+fn rewrite(active: &Segment, from: u32, to: u32) -> Result<(), WalError> {
+    let mut bytes = vec![0; offset_of(to - from)];
+    let from = u64::from(from);
+    active.file.read_at(&mut bytes, from).map_err(WalError::io("read", &active.path))?;
+    active.file.write_at(&bytes, from).map_err(WalError::io("write", &active.path))
+}
+
+/// Overwrites a torn tail with zeros, so that the next record finds what a new segment has. Says
+/// how many bytes it was.
+fn cut(active: &Segment, replay: &Replay) -> Result<u64, WalError> {
+    static ZEROS: [u8; 65_536] = [0; 65_536];
+    if replay.torn == 0 {
+        return Ok(0);
+    }
+    tracing::warn!(
+        file = %active.path.display(),
+        offset = replay.offset,
+        bytes = replay.torn,
+        last_index = replay.table.last().index,
+        "cutting a torn write that was never acknowledged"
+    );
+    let (mut offset, mut rest) = (u64::from(replay.offset), offset_of(replay.torn));
+    while rest > 0 {
+        let chunk = &ZEROS[..rest.min(ZEROS.len())];
+        active.file.write_at(chunk, offset).map_err(WalError::io("write", &active.path))?;
+        offset += chunk.len() as u64;
+        rest -= chunk.len();
+    }
+    Ok(u64::from(replay.torn))
+}
+
+fn delete(disk: &dyn Disk, dir: &Path, leftovers: &[PathBuf]) -> Result<(), WalError> {
+    for path in leftovers {
+        tracing::info!(file = %path.display(), "deleting a segment that is not in use");
+        disk.remove(path).map_err(WalError::io("delete", path))?;
+    }
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    disk.sync_dir(dir).map_err(WalError::io("sync", dir))
+}
+
+/// Sets space aside that can be freed by hand. A disk that has none to spare is no reason to stop.
+fn reserve(disk: &dyn Disk, dir: &Path, bytes: u64) -> Result<(), WalError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let path = dir.join("reserve");
+    let file = match disk.open(&path, OpenMode::Existing) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            disk.open(&path, OpenMode::CreateNew)
+        }
+        other => other,
+    };
+    match file.and_then(|file| file.allocate(bytes)) {
+        Err(error) if is_full(&error) => {
+            tracing::warn!(file = %path.display(), bytes, "no space to set aside");
+            Ok(())
+        }
+        other => other.map_err(WalError::io("reserve", &path)),
+    }
+}
