@@ -344,7 +344,7 @@ impl World {
     }
 
     fn client(&mut self) -> Checked {
-        let node = self.rng.usize(0..self.nodes.len());
+        let node = self.asked();
         if self.nodes[node].paused_until > self.now {
             return Ok(());
         }
@@ -372,6 +372,19 @@ impl World {
         }
         self.wake_at(node, self.now);
         Ok(())
+    }
+
+    /// Whom a client asks: mostly somebody who thinks that it leads, sometimes anybody.
+    fn asked(&mut self) -> usize {
+        let leads = |node: &Node| {
+            let running = node.running.as_ref();
+            running.is_some_and(|running| running.core.consensus().role() == Role::Leader)
+        };
+        let leaders: Vec<_> = (0..self.nodes.len()).filter(|at| leads(&self.nodes[*at])).collect();
+        match self.rng.choice(leaders) {
+            Some(leader) if self.rng.u32(0..4) > 0 => leader,
+            _ => self.rng.usize(0..self.nodes.len()),
+        }
     }
 
     fn fault(&mut self) -> Checked {
