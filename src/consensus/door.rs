@@ -81,12 +81,11 @@ pub(super) fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(),
         }
         MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
             // We ask for votes only when our own log is on disk; the crate counts on that.
-            refuse(raft.raft_log.persisted < last && !message.reject, "vote that nobody asked for")
+            let candidate = matches!(raft.state, StateRole::Candidate | StateRole::PreCandidate);
+            refuse(candidate && raft.raft_log.persisted < last, "vote that nobody asked for")
         }
         MessageType::MsgTimeoutNow => {
-            let leader = present && raft.leader_id == message.from;
-            refuse(!leader, "told to take over by somebody who does not lead")?;
-            refuse(raft.raft_log.persisted < last, "told to take over before our log is on disk")
+            refuse(present && usurps(raft, message), "told to take over by a second leader")
         }
         MessageType::MsgAppendResponse
         | MessageType::MsgHeartbeatResponse

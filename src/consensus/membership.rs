@@ -309,7 +309,7 @@ mod tests {
     fn cluster_id_is_stable() {
         let bootstrap = Bootstrap::new(vec![member(1, "a", true)]).unwrap();
         assert_eq!(bootstrap.encode().as_ref(), [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 1, b'a']);
-        assert_eq!(bootstrap.cluster_id().to_string(), "CLUSTER_ID_GOLDEN");
+        assert_eq!(bootstrap.cluster_id().to_string(), "4b00be59-5a3b-40c1-d15c-fb6c30a8608d");
     }
 
     /// A list that would elect two leaders, or none, must not begin a cluster.

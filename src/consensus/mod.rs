@@ -487,6 +487,11 @@ impl<L: Log> Consensus<L> {
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
         for message in wire::decode(frame, expected)? {
             door::check(&self.node.raft, &message)?;
+            let behind = self.node.raft.raft_log.persisted < self.last_index();
+            if behind && message.get_msg_type() == MessageType::MsgTimeoutNow {
+                // Taking over can wait: a replica campaigns only with its log on disk.
+                continue;
+            }
             // What the crate refuses here is from a replica whose progress it does not follow.
             let _ = self.node.step(message);
             self.after_call();

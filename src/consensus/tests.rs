@@ -1,1 +1,445 @@
+//! The rules that the `raft` crate leaves to its users, one test each, and the door.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use raft::Storage as _;
+
+use super::membership::Member;
+use super::storage::tests::VecLog;
+use super::*;
+
+/// A log that the group writes and the consensus reads.
+#[derive(Clone, Default)]
+struct SharedLog(Rc<RefCell<VecLog>>);
+
+impl Log for SharedLog {
+    fn entries(&self, low: u64, high: u64, bytes: u64) -> Result<Vec<wal::Entry>, LogError> {
+        self.0.borrow().entries(low, high, bytes)
+    }
+
+    fn term(&self, index: u64) -> Option<u64> {
+        self.0.borrow().term(index)
+    }
+
+    fn first_index(&self) -> u64 {
+        self.0.borrow().first_index()
+    }
+
+    fn last_index(&self) -> u64 {
+        self.0.borrow().last_index()
+    }
+}
+
+struct Replica {
+    consensus: Consensus<SharedLog>,
+    log: SharedLog,
+    applied: Vec<wal::Entry>,
+    reads: Vec<(u64, u64)>,
+}
+
+/// Replicas 1 to n with a network that loses nothing, unless one is cut off.
+struct Group {
+    replicas: Vec<Replica>,
+    now: Time,
+    cut_off: Option<u64>,
+}
+
+fn member(raft_id: u64, voter: bool) -> Member {
+    Member { raft_id, node: format!("node-{raft_id}").parse().unwrap(), voter }
+}
+
+fn replica(raft_id: u64, voters: u64, seed: u64) -> Replica {
+    let log = SharedLog::default();
+    let setup = Setup {
+        raft_id,
+        incarnation: Incarnation(1),
+        bootstrap: Bootstrap::new((1..=voters).map(|id| member(id, true)).collect()).unwrap(),
+        hard_state: wal::HardState { term: 1, vote: 0, commit: 1 },
+        log: log.clone(),
+        options: Options::default(),
+        rng: fastrand::Rng::with_seed(seed),
+        now: Time::ZERO,
+    };
+    let consensus = Consensus::new(setup).unwrap();
+    Replica { consensus, log, applied: Vec::new(), reads: Vec::new() }
+}
+
+impl Replica {
+    /// Does all outputs, as a driver with an instant disk would.
+    fn drain(&mut self) {
+        while let Some(output) = self.consensus.poll() {
+            if let Some(persist) = output.persist {
+                if let Some(first) = persist.entries.first() {
+                    let entries = &mut self.log.0.borrow_mut().entries;
+                    entries.retain(|entry| entry.index < first.index);
+                    entries.extend(persist.entries.iter().cloned());
+                }
+                self.consensus.persisted(persist.number);
+            }
+            for entry in output.committed {
+                if entry.kind == wal::EntryKind::Membership {
+                    self.consensus.apply_membership(&entry);
+                }
+                self.consensus.applied(entry.index);
+                self.applied.push(entry);
+            }
+            self.reads.extend(output.reads);
+        }
+    }
+
+    fn step(&mut self, message: Message) -> Result<(), Refusal> {
+        let envelope = Envelope { cluster: self.consensus.cluster(), from: message.from, to: 1 };
+        let frames = wire::encode(envelope, &[message]);
+        self.consensus.handle_frame(envelope.from, &frames[0])
+    }
+}
+
+impl Group {
+    fn new(replicas: u64, voters: u64) -> Self {
+        let replicas = (1..=replicas).map(|id| replica(id, voters, id)).collect();
+        Self { replicas, now: Time::ZERO, cut_off: None }
+    }
+
+    fn at(&mut self, raft_id: u64) -> &mut Replica {
+        &mut self.replicas[usize::try_from(raft_id).unwrap() - 1]
+    }
+
+    /// Delivers until nobody has anything to say.
+    fn talk(&mut self) {
+        loop {
+            let mut frames = Vec::new();
+            for replica in &mut self.replicas {
+                replica.drain();
+                let from = replica.consensus.raft_id();
+                frames.extend(replica.consensus.take_frames().into_iter().map(|f| (from, f)));
+            }
+            frames.retain(|(from, (to, _))| ![Some(*from), Some(*to)].contains(&self.cut_off));
+            if frames.is_empty() {
+                return;
+            }
+            for (from, (to, frame)) in frames {
+                let to = self.at(to);
+                (1..=5).for_each(|raft_id| to.consensus.admit(raft_id));
+                to.consensus.handle_frame(from, &frame).unwrap();
+            }
+        }
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(50);
+            for replica in &mut self.replicas {
+                replica.consensus.tick(self.now);
+            }
+            self.talk();
+        }
+    }
+
+    fn leader(&self) -> u64 {
+        let leads = |replica: &&Replica| replica.consensus.role() == Role::Leader;
+        let leaders: Vec<_> = self.replicas.iter().filter(leads).collect();
+        let newest = leaders.iter().max_by_key(|replica| replica.consensus.term());
+        newest.expect("somebody leads").consensus.raft_id()
+    }
+
+    fn elect(&mut self) -> u64 {
+        self.pass(Duration::from_secs(2));
+        self.leader()
+    }
+}
+
+/// The crate would leave a removed leader in office, where it drops proposals, and panics when it
+/// looks for its own progress.
+#[test]
+fn leader_that_is_removed_steps_down_at_once() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    group.at(leader).consensus.propose_changes(&[Change::Remove(leader)]).unwrap();
+    group.talk();
+    assert_eq!(group.at(leader).consensus.role(), Role::Follower);
+    assert!(!group.at(leader).consensus.membership().contains(leader));
+    group.pass(Duration::from_secs(2));
+    let next = group.leader();
+    assert_ne!(next, leader);
+    group.at(next).consensus.propose(vec![Bytes::from_static(b"x")]).unwrap();
+    group.talk();
+    assert_eq!(group.at(next).applied.last().unwrap().data.as_ref(), b"x");
+}
+
+/// A change of several members passes through a joint membership and comes out of it by itself.
+#[test]
+fn joint_membership_is_entered_and_left() {
+    let mut group = Group::new(5, 3);
+    let leader = group.elect();
+    let gone = (1..=3).find(|raft_id| *raft_id != leader).unwrap();
+    let changes =
+        [Change::Add(member(4, true)), Change::Add(member(5, false)), Change::Remove(gone)];
+    group.at(leader).consensus.propose_changes(&changes).unwrap();
+    group.pass(Duration::from_secs(1));
+    for raft_id in [leader, 4, 5] {
+        let membership = group.at(raft_id).consensus.membership().clone();
+        assert!(!membership.is_joint());
+        assert!(membership.is_voter(4) && !membership.is_voter(5));
+        assert!(membership.contains(5) && !membership.contains(gone));
+        assert_eq!(membership.node(4).unwrap().as_str(), "node-4");
+    }
+}
+
+/// The crate forgets the step out of a joint membership when the leader changes in between.
+#[test]
+fn new_leader_leaves_a_joint_membership_that_it_finds() {
+    let mut group = Group::new(4, 3);
+    let leader = group.elect();
+    let changes = [Change::Add(member(4, true)), Change::Add(member(leader, false))];
+    group.at(leader).consensus.propose_changes(&changes).unwrap();
+    group.at(leader).drain();
+    for (to, frame) in group.at(leader).consensus.take_frames() {
+        let follower = group.at(to);
+        follower.consensus.handle_frame(leader, &frame).unwrap();
+        follower.drain();
+        for (_, answer) in follower.consensus.take_frames() {
+            group.at(leader).consensus.handle_frame(to, &answer).unwrap();
+        }
+    }
+    // The leader enters the joint membership, and is lost before anybody hears of the next step.
+    group.at(leader).drain();
+    assert!(group.at(leader).consensus.membership().is_joint());
+    group.cut_off = Some(leader);
+    group.pass(Duration::from_secs(3));
+    let next = group.leader();
+    assert_ne!(next, leader);
+    let membership = group.at(next).consensus.membership().clone();
+    assert!(!membership.is_joint(), "{membership:?}");
+}
+
+/// A membership that was applied and then forgotten could elect a leader with its old quorum.
+#[test]
+fn change_is_committed_durably_before_it_is_applied() {
+    let mut alone = replica(1, 1, 1);
+    alone.consensus.tick(Time::ZERO + Duration::from_millis(150));
+    for step in 1..20 {
+        alone.consensus.tick(Time::ZERO + Duration::from_millis(150 + 50 * step));
+        alone.drain();
+    }
+    assert_eq!(alone.consensus.role(), Role::Leader);
+    let (index, _) = alone.consensus.propose_changes(&[Change::Add(member(2, false))]).unwrap();
+    let written = alone.consensus.poll().unwrap().persist.unwrap();
+    alone.log.0.borrow_mut().entries.extend(written.entries);
+    alone.consensus.persisted(written.number);
+    let output = alone.consensus.poll().unwrap();
+    assert_eq!(output.committed.last().unwrap().index, index);
+    assert!(output.apply_after_persist);
+    assert_eq!(output.persist.unwrap().hard_state.unwrap().commit, index);
+}
+
+/// Proposals of one turn are one append, and their indexes are known before they are committed.
+#[test]
+fn proposals_are_committed_in_order_with_one_append() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    let commands: Vec<_> = (0u8..5).map(|byte| Bytes::from(vec![byte])).collect();
+    let (first, term) = group.at(leader).consensus.propose(commands.clone()).unwrap();
+    group.at(leader).drain();
+    let frames = group.at(leader).consensus.take_frames();
+    assert_eq!(frames.len(), 2, "one frame for each follower");
+    for (to, frame) in frames {
+        group.at(to).consensus.handle_frame(leader, &frame).unwrap();
+    }
+    group.pass(Duration::from_millis(100));
+    for replica in &group.replicas {
+        let tail = &replica.applied[replica.applied.len() - 5..];
+        assert_eq!(tail[0].index, first);
+        assert!(tail.iter().all(|entry| entry.term == term));
+        let data: Vec<_> = tail.iter().map(|entry| entry.data.clone()).collect();
+        assert_eq!(data, commands);
+    }
+}
+
+/// A follower would forward a proposal, which could then happen twice or be lost unseen.
+#[test]
+fn only_the_leader_proposes_and_reads() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    let follower = (1..=3).find(|raft_id| *raft_id != leader).unwrap();
+    let consensus = &mut group.at(follower).consensus;
+    assert_eq!(consensus.propose(vec![Bytes::from_static(b"x")]), Err(ProposeError::NotLeader));
+    assert_eq!(consensus.begin_read(), None);
+    assert_eq!(consensus.leader(), Some(leader));
+}
+
+/// A read needs a quorum at the time of the read: a leader that is cut off does not confirm it.
+#[test]
+fn read_round_is_confirmed_by_a_quorum_only() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    let round = group.at(leader).consensus.begin_read().unwrap();
+    group.talk();
+    let commit = group.at(leader).consensus.commit();
+    assert_eq!(group.at(leader).reads, [(round, commit)]);
+
+    group.cut_off = Some(leader);
+    let second = group.at(leader).consensus.begin_read().unwrap();
+    assert_ne!(second, round, "a mark was used twice");
+    group.pass(Duration::from_secs(2));
+    assert_eq!(group.at(leader).reads.len(), 1, "answered without a quorum");
+    assert_ne!(group.at(leader).consensus.role(), Role::Leader, "check-quorum deposes it");
+}
+
+/// What a voter promised must be on its disk before the candidate hears of it.
+#[test]
+fn vote_leaves_only_after_it_is_persisted() {
+    let mut voter = replica(1, 3, 1);
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgRequestVote);
+    (message.from, message.to, message.term) = (2, 1, 2);
+    (message.index, message.log_term) = (1, 1);
+    voter.step(message).unwrap();
+    let persist = voter.consensus.poll().unwrap().persist.unwrap();
+    assert_eq!(persist.hard_state.unwrap().vote, 2);
+    assert!(voter.consensus.take_frames().is_empty(), "told before it was written");
+    voter.consensus.persisted(persist.number);
+    assert_eq!(voter.consensus.take_frames().len(), 1);
+}
+
+/// The crate's own generator must have no say in when elections begin.
+#[test]
+fn election_timeouts_follow_from_the_seed() {
+    let timeline = |seed| {
+        let mut alone = replica(1, 3, seed);
+        let mut changes = Vec::new();
+        for step in 1..400 {
+            alone.consensus.tick(Time::ZERO + Duration::from_millis(50 * step));
+            alone.drain();
+            let frames = alone.consensus.take_frames();
+            changes.push((alone.consensus.role(), frames.len()));
+        }
+        changes
+    };
+    assert_eq!(timeline(3), timeline(3));
+    assert!((4..9).any(|seed| timeline(seed) != timeline(3)), "the seed has no say either");
+}
+
+/// Time in which our own process stood still says nothing about the leader.
+#[test]
+fn pause_of_our_own_does_not_start_an_election() {
+    let mut replica = replica(1, 3, 1);
+    assert!(!replica.consensus.tick(Time::ZERO + Duration::from_millis(100)));
+    assert!(replica.consensus.tick(Time::ZERO + Duration::from_secs(60)), "the pause is reported");
+    assert_eq!(replica.consensus.role(), Role::Follower);
+}
+
+/// Every message that the crate would panic on, or that only a broken member sends.
+#[test]
+fn impossible_messages_are_refused_and_counted() {
+    let mut replica = replica(1, 3, 1);
+    let message = |kind, term| {
+        let mut message = Message::default();
+        message.set_msg_type(kind);
+        (message.from, message.to, message.term) = (2, 1, term);
+        message
+    };
+    let mut beyond = message(MessageType::MsgHeartbeat, 1);
+    beyond.commit = 2;
+    let far = message(MessageType::MsgHeartbeat, u64::MAX);
+    let local = message(MessageType::MsgHeartbeat, 0);
+    let mut gap = message(MessageType::MsgAppend, 1);
+    gap.index = 1_000_000;
+    let mut falling = message(MessageType::MsgAppend, 2);
+    (falling.index, falling.log_term) = (1, 1);
+    let mut entry = Entry::default();
+    (entry.index, entry.term) = (2, 3);
+    falling.set_entries(vec![entry].into());
+    let mut end = message(MessageType::MsgAppend, 1);
+    (end.index, end.log_term) = (u64::MAX, 1);
+    let refused = [beyond, far, local, gap, falling, end];
+    let count = refused.len() as u64;
+    for message in refused {
+        let description = format!("{message:?}");
+        assert!(replica.step(message).is_err(), "{description}");
+    }
+    assert_eq!(replica.consensus.refusals().impossible, count);
+    replica.drain();
+    assert_eq!(replica.consensus.term(), 1, "a refused message had an effect");
+}
+
+/// A leader hears answers, and must not believe in what it never sent.
+#[test]
+fn leader_refuses_acknowledgements_of_what_it_does_not_have() {
+    let mut group = Group::new(3, 3);
+    while group.elect() != 1 {
+        group.at(1).consensus.admit(1);
+        let leader = group.leader();
+        group.at(leader).consensus.transfer(1);
+        group.talk();
+    }
+    let term = group.at(1).consensus.term();
+    let last = group.at(1).consensus.last_index();
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgAppendResponse);
+    (message.from, message.to, message.term) = (2, 1, term);
+    message.index = last + 1;
+    assert!(group.at(1).step(message.clone()).is_err());
+    (message.index, message.reject, message.reject_hint) = (last, true, last + 1);
+    assert!(group.at(1).step(message).is_err());
+    let mut usurper = Message::default();
+    usurper.set_msg_type(MessageType::MsgHeartbeat);
+    (usurper.from, usurper.to, usurper.term) = (2, 1, term);
+    assert!(group.at(1).step(usurper).is_err());
+    assert_eq!(group.at(1).consensus.role(), Role::Leader);
+}
+
+/// Somebody who is no member, and for whom nobody vouches, is not heard.
+#[test]
+fn frame_of_a_stranger_is_refused() {
+    let mut replica = replica(1, 3, 1);
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgHeartbeat);
+    (message.from, message.to, message.term) = (9, 1, 1);
+    assert_eq!(replica.step(message.clone()), Err(Refusal::NotMember { from: 9 }));
+    assert_eq!(replica.consensus.refusals().not_member, 1);
+    replica.consensus.admit(9);
+    assert_eq!(replica.step(message), Ok(()));
+}
+
+/// A disk that cannot be read stops the replica; it does not bring down the process.
+#[test]
+fn unreadable_log_stops_everything_that_would_leave() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    group.cut_off = Some(if leader == 1 { 2 } else { 1 });
+    let behind = group.cut_off.unwrap();
+    for _ in 0..3 {
+        group.at(leader).consensus.propose(vec![Bytes::from_static(b"x")]).unwrap();
+        group.talk();
+    }
+    group.at(leader).log.0.borrow_mut().broken = true;
+    group.cut_off = None;
+    group.at(leader).consensus.unreachable(behind);
+    group.pass(Duration::from_millis(400));
+    let consensus = &mut group.at(leader).consensus;
+    assert_eq!(consensus.failure().unwrap().reason, "broken");
+    assert!(consensus.take_frames().is_empty());
+    assert!(consensus.poll().is_none());
+}
+
+/// The log is whole, so that a replica that joins late follows it from its beginning.
+#[test]
+fn late_member_catches_up_from_the_log_without_a_snapshot() {
+    let mut group = Group::new(4, 3);
+    let leader = group.elect();
+    for _ in 0..50 {
+        group.at(leader).consensus.propose(vec![Bytes::from_static(b"x")]).unwrap();
+        group.talk();
+    }
+    group.at(leader).consensus.propose_changes(&[Change::Add(member(4, false))]).unwrap();
+    group.pass(Duration::from_secs(1));
+    let applied = group.at(leader).applied.clone();
+    assert_eq!(group.at(4).applied, applied);
+    let followers = group.at(leader).consensus.followers();
+    let late = followers.iter().find(|follower| follower.raft_id == 4).unwrap();
+    assert_eq!((late.lag, late.state), (0, FollowerState::Replicating));
+    assert!(group.at(leader).consensus.node.store().snapshot(0, 4).is_err());
+}

@@ -139,7 +139,7 @@ pub fn decode(frame: &Bytes, expected: Envelope) -> Result<Vec<Message>, WireErr
         return Err(WireError::Reserved);
     }
     let count = usize::from(input.try_get_u16_le()?);
-    let cluster = Uuid::from_u128_le(input.try_get_u128_le()?);
+    let cluster = Uuid::from_u128(input.try_get_u128()?);
     let (from, to) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
     if (Envelope { cluster, from, to }) != expected {
         return Err(WireError::WrongEnvelope);
@@ -171,7 +171,7 @@ fn encode_frame(envelope: Envelope, messages: &[Message], bytes: usize) -> Optio
     frame.put_u8(VERSION);
     frame.put_u8(0);
     frame.put_u16_le(count);
-    frame.put_u128_le(envelope.cluster.to_u128_le());
+    frame.put_slice(envelope.cluster.as_bytes());
     frame.put_u64_le(envelope.from);
     frame.put_u64_le(envelope.to);
     for message in sendable {

@@ -1,1 +1,381 @@
+//! Replicas with real stores over disks in memory: what is answered, when, and with what effect.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::Effect;
+use crate::consensus::membership::Member;
+use crate::kv::{Command, KvMachine, Query, Response};
+use crate::replica::{Store, settle};
+use crate::wal::{Fault, MemoryDisk, Operation as DiskOperation};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Node {
+    core: Core<KvMachine, u32>,
+    store: Store,
+    disk: MemoryDisk,
+    unwritten: Option<Persist>,
+    frames: Vec<(u64, Bytes)>,
+    done: BTreeMap<u32, Reply>,
+}
+
+/// Replicas 1 to n that hear each other at once, unless one is cut off.
+struct Cluster {
+    nodes: Vec<Node>,
+    now: Time,
+    cut_off: Option<u64>,
+}
+
+fn bootstrap(voters: u64) -> Bootstrap {
+    let member = |raft_id| Member { raft_id, node: name(raft_id), voter: true };
+    Bootstrap::new((1..=voters).map(member).collect()).unwrap()
+}
+
+fn name(raft_id: u64) -> NodeId {
+    format!("node-{raft_id}").parse().unwrap()
+}
+
+fn wal_options() -> wal::Options {
+    wal::Options { segment_bytes: 1 << 20, reserve_bytes: 0, ..wal::Options::default() }
+}
+
+fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
+    let raft_id = store.identity().raft_id;
+    let core = Core::new(Setup {
+        raft_id,
+        incarnation: Incarnation(now.since_start().as_millis() as u64 + 1),
+        bootstrap: store.bootstrap().clone(),
+        hard_state: store.hard_state(),
+        log: store.log(),
+        machine: KvMachine::new(),
+        options,
+        rng: fastrand::Rng::with_seed(raft_id),
+        now,
+    });
+    let core = core.unwrap();
+    Node { core, store, disk, unwritten: None, frames: Vec::new(), done: BTreeMap::new() }
+}
+
+impl Node {
+    fn turn(&mut self, now: Time) {
+        self.core.turn(now);
+        let frames = &mut self.frames;
+        let send = |to, frame| frames.push((to, frame));
+        for done in settle(&mut self.core, &mut self.store, &mut self.unwritten, send) {
+            assert!(self.done.insert(done.ticket, done.result).is_none(), "answered twice");
+        }
+    }
+}
+
+impl Cluster {
+    fn new(voters: u64, options: &Options) -> Self {
+        let node = |raft_id| {
+            let disk = MemoryDisk::new();
+            let (shared, dir) = (Arc::new(disk.clone()), Path::new("/data"));
+            let members = bootstrap(voters);
+            let store = Store::create(shared, dir, wal_options(), name(raft_id), raft_id, &members);
+            open(store.unwrap(), disk, options.clone(), Time::ZERO)
+        };
+        Self { nodes: (1..=voters).map(node).collect(), now: Time::ZERO, cut_off: None }
+    }
+
+    fn elected(voters: u64) -> (Self, u64) {
+        let mut cluster = Self::new(voters, &Options::default());
+        cluster.pass(2 * SECOND);
+        let leader = cluster.leader();
+        (cluster, leader)
+    }
+
+    fn at(&mut self, raft_id: u64) -> &mut Node {
+        &mut self.nodes[usize::try_from(raft_id).unwrap() - 1]
+    }
+
+    fn talk(&mut self) {
+        loop {
+            let mut frames = Vec::new();
+            for node in &mut self.nodes {
+                node.turn(self.now);
+                let from = node.core.raft_id();
+                frames.extend(node.frames.drain(..).map(|frame| (from, frame)));
+            }
+            frames.retain(|(from, (to, _))| ![Some(*from), Some(*to)].contains(&self.cut_off));
+            if frames.is_empty() {
+                return;
+            }
+            for (from, (to, frame)) in frames {
+                self.at(to).core.handle_frame(from, &frame).unwrap();
+            }
+        }
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(50);
+            self.talk();
+        }
+    }
+
+    fn leader(&self) -> u64 {
+        let cores = self.nodes.iter().map(|node| &node.core);
+        let leaders = cores.filter(|core| core.status().role == Role::Leader);
+        leaders.max_by_key(|core| core.status().term).expect("somebody leads").raft_id()
+    }
+
+    fn propose(&mut self, raft_id: u64, value: &str, ticket: u32) {
+        let deadline = self.now + 5 * SECOND;
+        self.at(raft_id).core.propose(set(value), deadline, ticket);
+    }
+
+    fn read(&mut self, raft_id: u64, ticket: u32) {
+        let deadline = self.now + 5 * SECOND;
+        let query = Query::Get { key: Bytes::from_static(b"key") }.encode().unwrap();
+        self.at(raft_id).core.read(query, deadline, ticket);
+    }
+
+    fn answer(&mut self, raft_id: u64, ticket: u32) -> Option<Reply> {
+        self.at(raft_id).done.get(&ticket).cloned()
+    }
+}
+
+fn set(value: &str) -> Bytes {
+    let value = Bytes::from(value.to_owned());
+    Command::Set { key: Bytes::from_static(b"key"), value }.encode().unwrap()
+}
+
+fn value(reply: &Reply) -> Response {
+    Response::decode(&reply.as_ref().unwrap().response).unwrap()
+}
+
+/// The way of a write and a read through a healthy cluster.
+#[test]
+fn write_is_answered_with_its_index_and_read_sees_it() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.propose(leader, "one", 1);
+    cluster.talk();
+    let applied = cluster.answer(leader, 1).unwrap().unwrap();
+    assert_eq!(applied.term, cluster.at(leader).core.status().term);
+    let done = Response::Done { revision: applied.index };
+    assert_eq!(Response::decode(&applied.response), Ok(done));
+    cluster.read(leader, 2);
+    cluster.talk();
+    let read = cluster.answer(leader, 2).unwrap();
+    let expected = Response::Value { revision: applied.index, value: Bytes::from_static(b"one") };
+    assert_eq!(value(&read), expected);
+    cluster.pass(SECOND);
+    let (index, _) = cluster.at(leader % 3 + 1).core.read_stale(&Bytes::new());
+    assert_eq!(index, applied.index, "followers learn the commit without further writes");
+}
+
+/// Another node can be asked at once, since nothing was proposed.
+#[test]
+fn follower_names_the_leader() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = leader % 3 + 1;
+    cluster.propose(follower, "one", 1);
+    cluster.read(follower, 2);
+    cluster.talk();
+    let expected = Err(ReplicaError::NotLeader { leader: Some(name(leader)) });
+    assert_eq!(cluster.answer(follower, 1), Some(expected.clone()));
+    assert_eq!(cluster.answer(follower, 2), Some(expected));
+}
+
+/// Before any election nobody can be named.
+#[test]
+fn without_a_leader_nothing_is_proposed() {
+    let mut cluster = Cluster::new(3, &Options::default());
+    cluster.propose(1, "one", 1);
+    cluster.talk();
+    let error = cluster.answer(1, 1).unwrap().unwrap_err();
+    assert_eq!((error.clone(), error.effect()), (ReplicaError::NoQuorum, Effect::None));
+}
+
+/// A write that nobody confirmed may yet happen; a read has no effect either way.
+#[test]
+fn deadline_passes_without_a_quorum() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.cut_off = Some(leader);
+    let deadline = cluster.now + Duration::from_millis(150);
+    cluster.at(leader).core.propose(set("one"), deadline, 1);
+    cluster.at(leader).core.read(Bytes::from_static(b"\x01key"), deadline, 2);
+    cluster.pass(Duration::from_millis(100));
+    assert_eq!(cluster.answer(leader, 1), None, "answered before its deadline");
+    cluster.pass(Duration::from_millis(100));
+    let error = cluster.answer(leader, 1).unwrap().unwrap_err();
+    assert_eq!((error.clone(), error.effect()), (ReplicaError::QuorumFailed, Effect::Unknown));
+    assert_eq!(cluster.answer(leader, 2), Some(Err(ReplicaError::NoQuorum)));
+    assert_eq!(cluster.at(leader).core.status().waiting, Waiting::default());
+}
+
+/// A leader that was deposed finds another entry where its own was: that one never happened.
+#[test]
+fn replaced_proposal_is_known_to_have_had_no_effect() {
+    let (mut cluster, old) = Cluster::elected(3);
+    cluster.cut_off = Some(old);
+    cluster.propose(old, "lost", 1);
+    cluster.read(old, 2);
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.answer(old, 1), None, "it may still be committed");
+    assert_eq!(cluster.answer(old, 2), Some(Err(ReplicaError::NoQuorum)), "the office is lost");
+    let new = cluster.leader();
+    cluster.propose(new, "kept", 3);
+    cluster.cut_off = None;
+    cluster.pass(SECOND);
+    let error = cluster.answer(old, 1).unwrap().unwrap_err();
+    assert_eq!(error, ReplicaError::NotLeader { leader: Some(name(new)) });
+    assert_eq!(error.effect(), Effect::None);
+    assert!(cluster.answer(new, 3).unwrap().is_ok());
+}
+
+/// A leader that lost its office after its entry had spread learns that it was committed.
+#[test]
+fn proposal_that_outlives_its_leader_is_answered() {
+    let (mut cluster, old) = Cluster::elected(3);
+    let term = cluster.at(old).core.status().term;
+    cluster.propose(old, "kept", 1);
+    let now = cluster.now;
+    cluster.at(old).turn(now);
+    for (to, frame) in std::mem::take(&mut cluster.at(old).frames) {
+        cluster.at(to).core.handle_frame(old, &frame).unwrap();
+    }
+    cluster.cut_off = Some(old);
+    cluster.pass(2 * SECOND);
+    assert_ne!(cluster.leader(), old);
+    cluster.cut_off = None;
+    cluster.pass(SECOND);
+    let applied = cluster.answer(old, 1).unwrap().unwrap();
+    assert_eq!(applied.term, term, "the entry is still that of its term");
+}
+
+/// Every limit refuses before anything is proposed.
+#[test]
+fn limits_refuse_without_effect() {
+    let options = Options { proposals_max: 2, command_bytes_max: 100, ..Options::default() };
+    let mut cluster = Cluster::new(1, &options);
+    cluster.pass(2 * SECOND);
+    cluster.at(1).core.propose(Bytes::new(), cluster_deadline(), 1);
+    cluster.at(1).core.propose(vec![0; 101].into(), cluster_deadline(), 2);
+    for ticket in 3..6 {
+        cluster.propose(1, "x", ticket);
+    }
+    cluster.talk();
+    assert_eq!(cluster.answer(1, 1), Some(Err(ReplicaError::CommandEmpty)));
+    let too_large = ReplicaError::CommandTooLarge { bytes: 101, bytes_max: 100 };
+    assert_eq!(cluster.answer(1, 2), Some(Err(too_large)));
+    assert!(cluster.answer(1, 3).unwrap().is_ok() && cluster.answer(1, 4).unwrap().is_ok());
+    assert_eq!(cluster.answer(1, 5), Some(Err(ReplicaError::ProposalsFull)));
+    cluster.at(1).core.set_room(false);
+    cluster.propose(1, "x", 6);
+    cluster.talk();
+    assert_eq!(cluster.answer(1, 6), Some(Err(ReplicaError::NoSpace)));
+}
+
+fn cluster_deadline() -> Time {
+    Time::from_start(60 * SECOND)
+}
+
+/// Everything that was acknowledged is there again after the power fails everywhere.
+#[test]
+fn restart_replays_what_was_committed() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    for ticket in 0..20 {
+        cluster.propose(leader, &format!("value-{ticket}"), ticket);
+        cluster.talk();
+    }
+    let before = cluster.at(leader).core.machine().clone();
+    let now = cluster.now;
+    cluster.nodes = std::mem::take(&mut cluster.nodes)
+        .into_iter()
+        .map(|node| {
+            let disk = node.disk.clone();
+            drop(node);
+            disk.crash(&mut fastrand::Rng::with_seed(1), wal::Keep::Nothing);
+            let shared = Arc::new(disk.clone());
+            let store = Store::open(shared, Path::new("/data"), wal_options()).unwrap().unwrap();
+            open(store, disk, Options::default(), now)
+        })
+        .collect();
+    cluster.pass(2 * SECOND);
+    for node in &cluster.nodes {
+        assert_eq!(node.core.machine(), &before);
+    }
+}
+
+/// After a failed sync nobody knows what is on the disk, so nothing may be promised any more.
+#[test]
+fn failed_sync_is_final() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.at(leader).disk.fail(DiskOperation::Sync, 0, Fault::Broken);
+    cluster.propose(leader, "one", 1);
+    cluster.read(leader, 2);
+    let now = cluster.now;
+    cluster.at(leader).turn(now);
+    for ticket in [1, 2] {
+        let error = cluster.answer(leader, ticket).unwrap().unwrap_err();
+        assert!(matches!(error, ReplicaError::Io { .. }), "{error}");
+        assert_eq!(error.effect(), Effect::Unknown);
+    }
+    cluster.at(leader).frames.clear();
+    cluster.propose(leader, "two", 3);
+    cluster.talk();
+    assert!(matches!(cluster.answer(leader, 3), Some(Err(ReplicaError::Io { .. }))));
+    assert!(cluster.at(leader).core.poll_timeout().is_none());
+    assert!(cluster.at(leader).core.status().failure.is_some());
+    cluster.pass(2 * SECOND);
+    let cores = cluster.nodes.iter().map(|node| node.core.status());
+    let leads = |status: &Status| status.role == Role::Leader && status.failure.is_none();
+    assert_eq!(cores.filter(leads).count(), 1, "the others go on");
+}
+
+/// A follower that was away catches up while the others go on, and the status shows it.
+#[test]
+fn follower_that_was_away_is_repaired_and_reported() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let away = leader % 3 + 1;
+    cluster.cut_off = Some(away);
+    for ticket in 0..40 {
+        cluster.propose(leader, "x", ticket);
+        cluster.talk();
+        assert!(cluster.answer(leader, ticket).unwrap().is_ok(), "the quorum waits for nobody");
+    }
+    cluster.pass(3 * SECOND);
+    let status = cluster.at(leader).core.status();
+    let lag = status.followers.iter().find(|follower| follower.raft_id == away).unwrap().lag;
+    assert!(lag >= 40, "{status:?}");
+    assert_eq!(status.repair.behind, 1);
+    cluster.cut_off = None;
+    cluster.pass(3 * SECOND);
+    let status = cluster.at(leader).core.status();
+    assert!(status.followers.iter().all(|follower| follower.lag == 0), "{status:?}");
+    assert_eq!(status.repair.behind, 0);
+    assert!(status.repair.entries >= 40, "{status:?}");
+}
+
+/// A pause of the leader must not let it answer from what it knew before.
+#[test]
+fn read_round_from_before_a_pause_is_asked_again() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.read(leader, 1);
+    let now = cluster.now;
+    cluster.at(leader).turn(now);
+    let frames = std::mem::take(&mut cluster.at(leader).frames);
+    let mut answers = Vec::new();
+    for (to, frame) in frames {
+        let follower = cluster.at(to);
+        follower.core.handle_frame(leader, &frame).unwrap();
+        follower.turn(now);
+        answers.extend(follower.frames.drain(..).map(|(_, frame)| (to, frame)));
+    }
+    // The process stops here, with the answers in its sockets, for longer than an election takes.
+    cluster.now = now + SECOND;
+    let later = cluster.now;
+    cluster.at(leader).turn(later);
+    for (from, frame) in answers {
+        cluster.at(leader).core.handle_frame(from, &frame).unwrap();
+    }
+    cluster.cut_off = Some(leader);
+    cluster.pass(Duration::from_millis(100));
+    assert!(cluster.answer(leader, 1).is_none_or(|reply| reply.is_err()), "answered from the past");
+}

@@ -1,0 +1,91 @@
+//! Deterministic simulation: real cores and stores over disks in memory, a network that delays,
+//! loses, doubles and cuts, machines that crash and pause, clients that read and write.
+//!
+//! Every run follows from its seed. First a phase of faults, in which only safety is asked; then
+//! everything is healed and a write must reach every member in bounded time.
+//!
+//! - `ZMESH_SEED=n cargo test --test sim` runs one seed of every kind and says what it did.
+//! - `ZMESH_SEEDS=n cargo test --test sim` runs n seeds instead of the usual number.
+
+#[path = "sim/history.rs"]
+mod history;
+#[path = "sim/world.rs"]
+mod world;
+
+use world::{Mutant, Plan, World};
+
+/// Seeds of each plan in an ordinary run, chosen to take seconds.
+const SEEDS: u64 = 80;
+
+/// Runs the seeds of `plan` that the environment asks for, and fails with the command that repeats
+/// the first failure.
+fn run(test: &str, plan: Plan, seeds: u64) {
+    let number = |name| std::env::var(name).ok().map(|n: String| n.parse::<u64>().unwrap());
+    let range = match number("ZMESH_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ZMESH_SEEDS").unwrap_or(seeds),
+    };
+    for seed in range {
+        if let Err(failure) = World::run(seed, plan) {
+            panic!("{failure}\nrepeat it: ZMESH_SEED={seed} cargo test --test sim {test}");
+        }
+    }
+}
+
+/// How many of the seeds below `seeds` fail until one does.
+fn first_failure(plan: Plan, seeds: u64) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| World::run(seed, plan).err().map(|failure| (seed, failure)))
+}
+
+/// The common cluster, under everything at once.
+#[test]
+fn three_replicas_keep_every_promise() {
+    run("three_replicas_keep_every_promise", Plan::voters(3), SEEDS);
+}
+
+/// Five replicas have quorums that three do not have.
+#[test]
+fn five_replicas_keep_every_promise() {
+    run("five_replicas_keep_every_promise", Plan::voters(5), SEEDS);
+}
+
+/// Members come, go and change their vote while everything else goes wrong.
+#[test]
+fn changing_members_keep_every_promise() {
+    run("changing_members_keep_every_promise", Plan::changing(), SEEDS / 2);
+}
+
+/// A failure that cannot be repeated cannot be understood.
+#[test]
+fn same_seed_gives_the_same_trace() {
+    for plan in [Plan::voters(3), Plan::changing()] {
+        let trace = |seed| World::run(seed, plan).unwrap();
+        assert_eq!(trace(7), trace(7));
+        assert_ne!(trace(7).trace, trace(8).trace, "the trace does not see what happens");
+    }
+}
+
+/// A run in which nothing happens proves nothing.
+#[test]
+fn runs_commit_read_crash_and_elect() {
+    let report = World::run(1, Plan::voters(3)).unwrap();
+    assert!(report.commits > 50, "{report:?}");
+    assert!(report.reads > 20, "{report:?}");
+    assert!(report.crashes > 1, "{report:?}");
+    assert!(report.terms > 1, "{report:?}");
+}
+
+/// The simulation must see the mistakes it is there for.
+#[test]
+fn planted_mistakes_are_caught() {
+    for (mutant, seeds) in [
+        (Mutant::AcknowledgeBeforeSync, 300),
+        (Mutant::ForgetVote, 600),
+        (Mutant::ReadWithoutQuorum, 300),
+    ] {
+        let plan = Plan { mutant: Some(mutant), ..Plan::voters(3) };
+        let caught = first_failure(plan, seeds);
+        let (seed, failure) = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
+        println!("{mutant:?} caught by seed {seed}: {failure}");
+    }
+}

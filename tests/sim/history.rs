@@ -1,0 +1,153 @@
+//! What the simulated clients and replicas did, and whether it was allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use zmesh::Effect;
+use zmesh::kv::{Command, Response};
+use zmesh::replica::Reply;
+use zmesh::wal::Entry;
+
+/// Knows everything that was promised. Every method fails when a promise is broken.
+#[derive(Default)]
+pub(crate) struct History {
+    /// Who led each term.
+    leaders: BTreeMap<u64, u64>,
+    /// Term and data of each committed entry, by index.
+    committed: BTreeMap<u64, (u64, Bytes)>,
+    /// Index of each committed command. Commands are unique.
+    commands: BTreeMap<Bytes, u64>,
+    /// Newest acknowledged index of each key.
+    acknowledged: BTreeMap<Bytes, u64>,
+    /// Commands of which we were told that they took no effect.
+    refused: BTreeSet<Bytes>,
+    pending: BTreeMap<u64, Operation>,
+    pub(crate) acks: u64,
+    pub(crate) reads: u64,
+}
+
+enum Operation {
+    Read { key: Bytes, node: usize, at_least: u64 },
+    Write { key: Bytes, node: usize, command: Bytes },
+}
+
+type Checked = Result<(), String>;
+
+impl History {
+    /// A client asks for a write.
+    pub(crate) fn writes(&mut self, ticket: u64, node: usize, key: Bytes, command: Bytes) {
+        self.pending.insert(ticket, Operation::Write { key, node, command });
+    }
+
+    /// A client asks for a read; what is acknowledged by now it has to see.
+    pub(crate) fn asks(&mut self, ticket: u64, node: usize, key: Bytes) {
+        let at_least = self.acknowledged.get(&key).copied().unwrap_or(0);
+        self.pending.insert(ticket, Operation::Read { key, node, at_least });
+    }
+
+    /// A crash takes the operations of a node with it.
+    pub(crate) fn forget(&mut self, lost: usize) {
+        self.pending.retain(|_, operation| match operation {
+            Operation::Read { node, .. } | Operation::Write { node, .. } => *node != lost,
+        });
+    }
+
+    /// Nothing may wait for ever.
+    pub(crate) fn nothing_waits(&self) -> Checked {
+        ensure(self.pending.is_empty(), || format!("{} operations unanswered", self.pending.len()))
+    }
+
+    /// A replica says that it leads.
+    pub(crate) fn leads(&mut self, term: u64, raft_id: u64) -> Checked {
+        let leader = *self.leaders.entry(term).or_insert(raft_id);
+        ensure(leader == raft_id, || format!("{leader} and {raft_id} both lead term {term}"))
+    }
+
+    /// A replica has applied an entry.
+    pub(crate) fn applied(&mut self, entry: &Entry) -> Checked {
+        let found = self.committed.entry(entry.index);
+        let (term, data) = found.or_insert_with(|| (entry.term, entry.data.clone()));
+        ensure(*term == entry.term && *data == entry.data, || {
+            format!("index {} was applied with terms {term} and {}", entry.index, entry.term)
+        })?;
+        if !entry.data.is_empty() {
+            let index = *self.commands.entry(entry.data.clone()).or_insert(entry.index);
+            let change = Command::decode(&entry.data).is_err();
+            ensure(change || index == entry.index, || {
+                format!("a command was applied at {index} and {}", entry.index)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A replica answers an operation.
+    pub(crate) fn answered(&mut self, ticket: u64, reply: &Reply) -> Checked {
+        let operation = self.pending.remove(&ticket);
+        let operation = operation.ok_or_else(|| format!("ticket {ticket} was answered twice"))?;
+        match (operation, reply) {
+            (Operation::Write { key, command, .. }, Ok(applied)) => {
+                let index = self.commands.get(&command).copied();
+                ensure(index == Some(applied.index), || {
+                    format!("write acknowledged at {} is at {index:?}", applied.index)
+                })?;
+                let newest = self.acknowledged.entry(key).or_default();
+                *newest = applied.index.max(*newest);
+                self.acks += 1;
+            }
+            (Operation::Write { command, .. }, Err(error)) if error.effect() == Effect::None => {
+                self.refused.insert(command);
+            }
+            (Operation::Read { key, at_least, .. }, Ok(applied)) => {
+                self.check_read(&key, at_least, &applied.response)?;
+            }
+            (Operation::Read { .. } | Operation::Write { .. }, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// What was said to have had no effect has had none, and nothing acknowledged is missing.
+    pub(crate) fn check_end(&self) -> Checked {
+        for command in &self.refused {
+            ensure(!self.commands.contains_key(command), || "a refused write was applied".into())?;
+        }
+        let indexes: Vec<u64> = self.committed.keys().copied().collect();
+        ensure(indexes.windows(2).all(|pair| pair[0] + 1 == pair[1]), || "log has gaps".into())
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.committed.len() as u64
+    }
+
+    pub(crate) fn terms(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    /// Whether this command is committed.
+    pub(crate) fn index_of(&self, command: &Bytes) -> Option<u64> {
+        self.commands.get(command).copied()
+    }
+
+    fn check_read(&mut self, key: &Bytes, at_least: u64, response: &Bytes) -> Checked {
+        self.reads += 1;
+        match Response::decode(response).map_err(|error| error.to_string())? {
+            Response::Value { revision, value } => {
+                ensure(revision >= at_least, || format!("read {revision}, acked {at_least}"))?;
+                let written = Command::Set { key: key.clone(), value }.encode().unwrap();
+                ensure(self.index_of(&written) == Some(revision), || {
+                    format!("read at {revision} what was not written there")
+                })
+            }
+            // No client clears these keys.
+            Response::Absent { .. } => {
+                ensure(at_least == 0, || format!("absent, acked {at_least}"))
+            }
+            other @ (Response::Done { .. } | Response::Refused(_)) => {
+                Err(format!("read {other:?}"))
+            }
+        }
+    }
+}
+
+fn ensure(condition: bool, failure: impl FnOnce() -> String) -> Checked {
+    if condition { Ok(()) } else { Err(failure()) }
+}

@@ -1,0 +1,679 @@
+//! The simulated machines and what lies between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use zmesh::consensus::membership::{Bootstrap, Change, Member};
+use zmesh::consensus::{Log, Role};
+use zmesh::kv::{Command, KvMachine, Query};
+use zmesh::replica::{Core, Machine, Options, Setup, Store};
+use zmesh::wal::{self, Disk, DiskFile, DiskLock, Fault, Keep, MemoryDisk, OpenMode, Operation};
+use zmesh::{Incarnation, Time};
+
+use crate::history::History;
+
+/// What kind of run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: usize,
+    pub(crate) voters: usize,
+    pub(crate) changes: bool,
+    pub(crate) mutant: Option<Mutant>,
+}
+
+impl Plan {
+    pub(crate) fn voters(nodes: usize) -> Self {
+        Self { nodes, voters: nodes, changes: false, mutant: None }
+    }
+
+    /// Three of five replicas begin; the others come and go.
+    pub(crate) fn changing() -> Self {
+        Self { nodes: 5, voters: 3, changes: true, mutant: None }
+    }
+}
+
+/// A mistake that a driver could make.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mutant {
+    /// Says that entries are on disk before they are.
+    AcknowledgeBeforeSync,
+    /// Does not write the term and the vote.
+    ForgetVote,
+    /// Answers reads from the leader's own state.
+    ReadWithoutQuorum,
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Report {
+    pub(crate) trace: u64,
+    pub(crate) commits: u64,
+    pub(crate) acks: u64,
+    pub(crate) reads: u64,
+    pub(crate) crashes: u64,
+    pub(crate) terms: u64,
+}
+
+/// How long everything may go wrong, and how long healing may take.
+const FAULTS: Duration = Duration::from_secs(6);
+const HEALING: Duration = Duration::from_secs(6);
+const KEYS: u64 = 4;
+const DIR: &str = "/replica";
+
+pub(crate) struct World {
+    rng: fastrand::Rng,
+    plan: Plan,
+    bootstrap: Bootstrap,
+    now: Time,
+    step: u64,
+    queue: BTreeMap<(Time, u64), Event>,
+    nodes: Vec<Node>,
+    net: Net,
+    history: History,
+    tickets: u64,
+    trace: u64,
+    crashes: u64,
+    healed: bool,
+}
+
+struct Node {
+    raft_id: u64,
+    disk: MemoryDisk,
+    running: Option<Running>,
+    /// Frames that have arrived and wait for the next turn.
+    inbox: Vec<(u64, Bytes)>,
+    /// The process is stopped until then; frames wait.
+    paused_until: Time,
+    /// The one wake-up that counts.
+    wake: Time,
+    starts: u64,
+}
+
+struct Running {
+    core: Core<KvMachine, u64>,
+    store: Store,
+    /// Highest index the history has seen of this start.
+    checked: u64,
+}
+
+enum Event {
+    Client,
+    Deliver { from: usize, to: usize, frame: Bytes },
+    Fault,
+    Restart { node: usize },
+    Wake { node: usize },
+}
+
+#[derive(Default)]
+struct Net {
+    loss: f64,
+    doubles: f64,
+    delay_max: u64,
+    /// Directed links that are cut.
+    cut: BTreeSet<(usize, usize)>,
+}
+
+type Checked = Result<(), String>;
+
+impl World {
+    /// Runs one seed. The error says what went wrong, and when.
+    pub(crate) fn run(seed: u64, plan: Plan) -> Result<Report, String> {
+        let mut world = Self::new(seed, plan);
+        let result = world.phases();
+        let (step, now) = (world.step, world.now);
+        result.map_err(|error| format!("seed {seed}, step {step}, {now}: {error}"))?;
+        Ok(Report {
+            trace: world.trace,
+            commits: world.history.commits(),
+            acks: world.history.acks,
+            reads: world.history.reads,
+            crashes: world.crashes,
+            terms: world.history.terms(),
+        })
+    }
+
+    fn new(seed: u64, plan: Plan) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let raft_ids: Vec<u64> = (0..plan.nodes).map(|_| rng.u64(1..)).collect();
+        let members = raft_ids.iter().take(plan.voters).enumerate();
+        let members = members.map(|(at, &raft_id)| member(at, raft_id, true)).collect();
+        let node = |raft_id| Node {
+            raft_id,
+            disk: MemoryDisk::new(),
+            running: None,
+            inbox: Vec::new(),
+            paused_until: Time::ZERO,
+            wake: Time::ZERO,
+            starts: 0,
+        };
+        Self {
+            plan,
+            bootstrap: Bootstrap::new(members).unwrap(),
+            now: Time::ZERO,
+            step: 0,
+            queue: BTreeMap::new(),
+            nodes: raft_ids.into_iter().map(node).collect(),
+            net: Net { delay_max: 2_000, ..Net::default() },
+            history: History::default(),
+            tickets: 0,
+            trace: 0xcbf2_9ce4_8422_2325,
+            crashes: 0,
+            healed: false,
+            rng,
+        }
+    }
+
+    fn phases(&mut self) -> Checked {
+        for node in 0..self.nodes.len() {
+            self.start(node)?;
+        }
+        self.after_ms(0..20, Event::Client);
+        self.after_ms(500..900, Event::Fault);
+        let faults_end = Time::from_start(FAULTS);
+        self.run_until(faults_end, |_| false)?;
+        self.heal()?;
+        let last = self.last_write(faults_end + HEALING)?;
+        self.run_until(self.now + HEALING, |world| world.all_applied(last))?;
+        check(self.all_applied(last), || "not everybody caught up after healing".into())?;
+        // Whatever was asked before is answered by now, or its deadline has passed.
+        self.queue.retain(|_, event| !matches!(event, Event::Client));
+        self.run_until(self.now + Duration::from_secs(2), |_| false)?;
+        self.history.nothing_waits()?;
+        self.history.check_end()?;
+        self.same_state()
+    }
+
+    fn run_until(&mut self, end: Time, done: impl Fn(&Self) -> bool) -> Checked {
+        while let Some((&(time, _), _)) = self.queue.first_key_value() {
+            if time > end || done(self) {
+                break;
+            }
+            let Some(((time, sequence), event)) = self.queue.pop_first() else { break };
+            self.now = time;
+            self.step += 1;
+            self.note(&[time.since_start().as_micros() as u64, sequence]);
+            self.handle(event)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Client => {
+                self.after_ms(0..40, Event::Client);
+                self.client()
+            }
+            Event::Deliver { from, to, frame } => {
+                let sender = self.nodes[from].raft_id;
+                self.nodes[to].inbox.push((sender, frame));
+                // The turn follows a little later, with everything that arrives until then.
+                let delay = Duration::from_micros(self.rng.u64(0..200));
+                self.wake_at(to, self.now + delay);
+                Ok(())
+            }
+            Event::Fault => {
+                if !self.healed {
+                    self.fault()?;
+                    self.after_ms(100..500, Event::Fault);
+                }
+                Ok(())
+            }
+            Event::Restart { node } if self.nodes[node].running.is_none() => self.start(node),
+            Event::Restart { .. } => Ok(()),
+            Event::Wake { node } => self.turn(node),
+        }
+    }
+
+    /// One turn of a driver, with a crash between any two of its steps.
+    fn turn(&mut self, at: usize) -> Checked {
+        let node = &mut self.nodes[at];
+        if node.wake > self.now || node.running.is_none() {
+            return Ok(());
+        }
+        if node.paused_until > self.now {
+            let until = node.paused_until;
+            self.wake_at(at, until);
+            return Ok(());
+        }
+        let Some(mut running) = node.running.take() else { return Ok(()) };
+        for (from, frame) in std::mem::take(&mut node.inbox) {
+            for known in &self.nodes {
+                running.core.admit(known.raft_id);
+            }
+            let refused = running.core.handle_frame(from, &frame);
+            check(refused.is_ok(), || format!("honest frame refused: {refused:?}"))?;
+        }
+        running.core.turn(self.now);
+        let survived = self.settle(at, &mut running)?;
+        self.look_at(&mut running)?;
+        let timeout = running.core.poll_timeout();
+        let failed = running.core.status().failure.is_some();
+        self.nodes[at].running = Some(running);
+        match timeout {
+            Some(timeout) if survived && !failed => {
+                self.nodes[at].wake = timeout.max(self.now);
+                self.schedule(timeout.max(self.now), Event::Wake { node: at });
+                Ok(())
+            }
+            _ => self.crash(at),
+        }
+    }
+
+    /// Sends, writes and delivers. Returns whether the machine is still running.
+    fn settle(&mut self, at: usize, running: &mut Running) -> Result<bool, String> {
+        loop {
+            for (to, frame) in running.core.take_frames() {
+                self.send(at, to, frame);
+            }
+            self.deliver(running)?;
+            let Some(mut persist) = running.core.take_persist() else { return Ok(true) };
+            if self.dies() {
+                return Ok(false);
+            }
+            if self.plan.mutant == Some(Mutant::ForgetVote) {
+                persist.hard_state = None;
+            }
+            match running.store.persist(&persist) {
+                Ok(()) if self.dies() => return Ok(false),
+                Ok(()) => running.core.persisted(persist.number),
+                Err(error) => running.core.fail(error.to_string()),
+            }
+        }
+    }
+
+    fn deliver(&mut self, running: &mut Running) -> Checked {
+        self.look_at_log(running)?;
+        for done in running.core.take_done() {
+            self.note(&[done.ticket, u64::from(done.result.is_ok())]);
+            self.history.answered(done.ticket, &done.result)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the power fails at this very point.
+    fn dies(&mut self) -> bool {
+        !self.healed && self.rng.u32(0..600) == 0
+    }
+
+    fn look_at(&mut self, running: &mut Running) -> Checked {
+        self.deliver(running)?;
+        for event in running.core.take_events() {
+            self.note(&[event.term, event.role as u64]);
+            if event.role == Role::Leader {
+                self.history.leads(event.term, running.core.raft_id())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_log(&mut self, running: &mut Running) -> Checked {
+        let applied = running.core.applied();
+        if applied > running.checked {
+            let (low, high) = (running.checked + 1, applied + 1);
+            let entries = running.store.log().entries(low, high, u64::MAX);
+            let entries = entries.map_err(|error| error.to_string())?;
+            check(entries.len() as u64 == applied - running.checked, || "log is short".into())?;
+            for entry in &entries {
+                self.history.applied(entry)?;
+            }
+            running.checked = applied;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: usize, raft_id: u64, frame: Bytes) {
+        self.note(&[from as u64, raft_id, frame.len() as u64, hash(&frame)]);
+        let Some(to) = self.nodes.iter().position(|node| node.raft_id == raft_id) else { return };
+        if self.net.cut.contains(&(from, to)) {
+            return;
+        }
+        let copies = if self.rng.f64() < self.net.loss {
+            0
+        } else {
+            1 + usize::from(self.rng.f64() < self.net.doubles)
+        };
+        for _ in 0..copies {
+            // Every copy has its own delay, so that frames overtake each other.
+            let delay = Duration::from_micros(self.rng.u64(50..=self.net.delay_max));
+            self.schedule(self.now + delay, Event::Deliver { from, to, frame: frame.clone() });
+        }
+    }
+
+    fn client(&mut self) -> Checked {
+        let node = self.asked();
+        if self.nodes[node].paused_until > self.now {
+            return Ok(());
+        }
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let deadline = self.now + Duration::from_millis(self.rng.u64(30..1_500));
+        let key = Bytes::from(format!("key-{}", self.rng.u64(0..KEYS)));
+        let write = self.rng.bool();
+        let mutant = self.plan.mutant;
+        let Some(running) = &mut self.nodes[node].running else { return Ok(()) };
+        if write {
+            let command = set(&key, ticket);
+            self.history.writes(ticket, node, key, command.clone());
+            running.core.propose(command, deadline, ticket);
+        } else {
+            self.history.asks(ticket, node, key.clone());
+            let query = Query::Get { key }.encode().unwrap();
+            let leads = running.core.consensus().role() == Role::Leader;
+            if mutant == Some(Mutant::ReadWithoutQuorum) && leads {
+                let (index, response) = running.core.read_stale(&query);
+                let reply = Ok(zmesh::replica::Applied { index, term: 0, response });
+                return self.history.answered(ticket, &reply);
+            }
+            running.core.read(query, deadline, ticket);
+        }
+        self.wake_at(node, self.now);
+        Ok(())
+    }
+
+    /// Whom a client asks: mostly somebody who thinks that it leads, sometimes anybody.
+    fn asked(&mut self) -> usize {
+        let leads = |node: &Node| {
+            let running = node.running.as_ref();
+            running.is_some_and(|running| running.core.consensus().role() == Role::Leader)
+        };
+        let leaders: Vec<_> = (0..self.nodes.len()).filter(|at| leads(&self.nodes[*at])).collect();
+        match self.rng.choice(leaders) {
+            Some(leader) if self.rng.u32(0..4) > 0 => leader,
+            _ => self.rng.usize(0..self.nodes.len()),
+        }
+    }
+
+    fn fault(&mut self) -> Checked {
+        let node = self.rng.usize(0..self.nodes.len());
+        let other = self.rng.usize(0..self.nodes.len());
+        match self.rng.u32(0..if self.plan.changes { 13 } else { 10 }) {
+            0 => return self.crash(node),
+            1 => {
+                let pause = Duration::from_millis(self.rng.u64(20..1_500));
+                self.nodes[node].paused_until = self.now + pause;
+            }
+            2 => self.partition(),
+            3 => {
+                self.net.cut.insert((node, other));
+            }
+            4 | 5 => self.net.cut.clear(),
+            6 => {
+                self.net.loss = self.rng.f64() * 0.3;
+                self.net.doubles = self.rng.f64() * 0.2;
+                self.net.delay_max = self.rng.u64(500..60_000);
+            }
+            7 => self.net = Net { delay_max: 2_000, ..Net::default() },
+            8 => {
+                let operation = if self.rng.bool() { Operation::Sync } else { Operation::Write };
+                self.nodes[node].disk.fail(operation, self.rng.u64(0..4), Fault::Broken);
+            }
+            9 => {
+                let to = self.nodes[other].raft_id;
+                if let Some(running) = &mut self.nodes[node].running {
+                    running.core.transfer(to);
+                }
+            }
+            _ => self.change_members(),
+        }
+        Ok(())
+    }
+
+    /// Everybody on one side of a random line, with nothing in between.
+    fn partition(&mut self) {
+        let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.bool()).collect();
+        for (from, left) in sides.iter().enumerate() {
+            for (to, right) in sides.iter().enumerate() {
+                if left != right {
+                    self.net.cut.insert((from, to));
+                }
+            }
+        }
+    }
+
+    /// Asks whoever leads for a random change of one to three members.
+    fn change_members(&mut self) {
+        let changes: Vec<Change> = (0..self.rng.usize(1..4))
+            .map(|_| {
+                let at = self.rng.usize(0..self.nodes.len());
+                let raft_id = self.nodes[at].raft_id;
+                match self.rng.u32(0..5) {
+                    0 => Change::Remove(raft_id),
+                    1 => Change::Add(member(at, raft_id, false)),
+                    _ => Change::Add(member(at, raft_id, true)),
+                }
+            })
+            .collect();
+        for node in &mut self.nodes {
+            if let Some(running) = &mut node.running {
+                // Only the leader can; the others say so.
+                let _ = running.core.change_membership(&changes);
+            }
+        }
+    }
+
+    fn start(&mut self, at: usize) -> Checked {
+        let node = &mut self.nodes[at];
+        node.starts += 1;
+        node.disk.heal();
+        let disk: Arc<dyn Disk> = match self.plan.mutant {
+            Some(Mutant::AcknowledgeBeforeSync) => Arc::new(LyingDisk(node.disk.clone())),
+            _ => Arc::new(node.disk.clone()),
+        };
+        let options =
+            wal::Options { segment_bytes: 1 << 20, reserve_bytes: 0, window_bytes_max: 4 << 10 };
+        let store = Store::open(Arc::clone(&disk), Path::new(DIR), options);
+        let store = match store.map_err(|error| format!("node {at} cannot start: {error}"))? {
+            Some(store) => store,
+            None => {
+                let name = member(at, node.raft_id, true).node;
+                let (dir, bootstrap) = (Path::new(DIR), &self.bootstrap);
+                let store = Store::create(disk, dir, options, name, node.raft_id, bootstrap);
+                store.map_err(|error| error.to_string())?
+            }
+        };
+        let core = Core::new(Setup {
+            raft_id: node.raft_id,
+            incarnation: Incarnation(node.starts),
+            bootstrap: store.bootstrap().clone(),
+            hard_state: store.hard_state(),
+            log: store.log(),
+            machine: KvMachine::new(),
+            options: Options::default(),
+            rng: self.rng.fork(),
+            now: self.now,
+        });
+        let core = core.map_err(|error| format!("node {at} cannot start: {error}"))?;
+        node.running = Some(Running { core, store, checked: Bootstrap::INDEX });
+        node.paused_until = self.now;
+        node.wake = self.now;
+        self.schedule(self.now, Event::Wake { node: at });
+        Ok(())
+    }
+
+    /// Cuts the power of a machine; it comes back later.
+    fn crash(&mut self, at: usize) -> Checked {
+        self.crashes += 1;
+        let node = &mut self.nodes[at];
+        node.running = None;
+        node.inbox.clear();
+        let keep = if self.rng.bool() { Keep::Nothing } else { Keep::Torn };
+        node.disk.crash(&mut self.rng, keep);
+        self.history.forget(at);
+        self.after_ms(20..1_200, Event::Restart { node: at });
+        Ok(())
+    }
+
+    fn heal(&mut self) -> Checked {
+        self.healed = true;
+        self.net = Net { delay_max: 2_000, ..Net::default() };
+        for at in 0..self.nodes.len() {
+            self.nodes[at].disk.heal();
+            self.nodes[at].paused_until = self.now;
+            if self.nodes[at].running.is_none() {
+                self.start(at)?;
+            }
+            self.wake_at(at, self.now);
+        }
+        Ok(())
+    }
+
+    /// Writes until a write is committed, and returns its index.
+    fn last_write(&mut self, end: Time) -> Result<u64, String> {
+        let key = Bytes::from_static(b"last");
+        while self.now < end {
+            self.tickets += 1;
+            let command = set(&key, self.tickets);
+            let deadline = self.now + Duration::from_millis(500);
+            for at in 0..self.nodes.len() {
+                let Some(running) = &mut self.nodes[at].running else { continue };
+                if running.core.consensus().role() == Role::Leader {
+                    self.history.writes(self.tickets, at, key.clone(), command.clone());
+                    running.core.propose(command.clone(), deadline, self.tickets);
+                    self.wake_at(at, self.now);
+                    break;
+                }
+            }
+            self.run_until(deadline, |world| world.history.index_of(&command).is_some())?;
+            if let Some(index) = self.history.index_of(&command) {
+                return Ok(index);
+            }
+        }
+        Err("no write succeeded after healing".into())
+    }
+
+    /// Whether every member has applied up to `index`.
+    fn all_applied(&self, index: u64) -> bool {
+        let running = self.nodes.iter().filter_map(|node| node.running.as_ref());
+        let newest = running.clone().max_by_key(|running| running.core.applied());
+        newest.is_some_and(|newest| {
+            let members = newest.core.consensus().membership();
+            let applied = |running: &Running| {
+                !members.contains(running.core.raft_id()) || running.core.applied() >= index
+            };
+            newest.core.applied() >= index && running.clone().all(applied)
+        })
+    }
+
+    /// Replicas that have applied the same have the same state.
+    fn same_state(&self) -> Checked {
+        let mut states = BTreeMap::new();
+        for running in self.nodes.iter().filter_map(|node| node.running.as_ref()) {
+            let snapshot = running.core.machine().snapshot();
+            let state = states.entry(running.core.applied()).or_insert_with(|| snapshot.clone());
+            check(*state == snapshot, || "equal logs led to different states".into())?;
+        }
+        Ok(())
+    }
+
+    fn wake_at(&mut self, at: usize, time: Time) {
+        self.nodes[at].wake = time.min(self.nodes[at].wake).max(self.now);
+        self.schedule(time, Event::Wake { node: at });
+    }
+
+    fn after_ms(&mut self, range: std::ops::Range<u64>, event: Event) {
+        let time = self.now + Duration::from_millis(self.rng.u64(range));
+        self.schedule(time, event);
+    }
+
+    fn schedule(&mut self, time: Time, event: Event) {
+        self.tickets += 1;
+        self.queue.insert((time, self.tickets), event);
+    }
+
+    fn note(&mut self, words: &[u64]) {
+        for word in words {
+            self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+fn member(at: usize, raft_id: u64, voter: bool) -> Member {
+    Member { raft_id, node: format!("node-{at}").parse().unwrap(), voter }
+}
+
+/// A write that no other write equals.
+fn set(key: &Bytes, ticket: u64) -> Bytes {
+    let value = Bytes::from(format!("value-{ticket}"));
+    Command::Set { key: key.clone(), value }.encode().unwrap()
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn check(condition: bool, failure: impl FnOnce() -> String) -> Checked {
+    if condition { Ok(()) } else { Err(failure()) }
+}
+
+/// A disk that says of entries that they are synced when they are not. The rest it does well.
+#[derive(Debug)]
+struct LyingDisk(MemoryDisk);
+
+#[derive(Debug)]
+struct LyingFile(Box<dyn DiskFile>);
+
+impl Disk for LyingDisk {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.0.list(dir)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.0.open(path, mode)?;
+        // A new segment is created honestly, with its header; lies begin with the entries.
+        let log = path.extension().is_some_and(|extension| extension == "wal");
+        Ok(if log { Box::new(LyingFile(file)) } else { file })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.0.try_lock(path)
+    }
+}
+
+impl DiskFile for LyingFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)?;
+        if offset == 0 { self.0.sync_data() } else { Ok(()) }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.0.allocate(bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
