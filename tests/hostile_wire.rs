@@ -93,7 +93,9 @@ impl Target {
                     Event::Message { route: Route::Downstream(from), message } => {
                         self.foreign.push((from, message));
                     }
-                    event => panic!("{after}: {event:?}"),
+                    event @ (Event::Closed { .. }
+                    | Event::NotReady { .. }
+                    | Event::Writable { .. }) => panic!("{after}: {event:?}"),
                 }
             }
         };

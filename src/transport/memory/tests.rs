@@ -91,7 +91,7 @@ async fn one_way_cut_lets_the_other_way_through() {
     dialer.send(UP, &number(1)).unwrap();
     listener.send(route, &number(2)).unwrap();
     assert_eq!(arrived(&mut dialer).await, [number(2)]);
-    assert_eq!(arrived(&mut listener).await, [Bytes::new(); 0]);
+    assert!(arrived(&mut listener).await.is_empty());
 }
 
 /// Heartbeats find a partition after three seconds; healing connects again, under another id.
@@ -121,7 +121,7 @@ async fn short_cut_does_not_end_a_link() {
     network.partition(dialer.station(), listener.station());
     tokio::time::advance(Duration::from_secs(2)).await;
     network.heal();
-    assert_eq!(arrived(&mut dialer).await, [Bytes::new(); 0]);
+    assert!(arrived(&mut dialer).await.is_empty());
     dialer.send(UP, &number(1)).unwrap();
     assert_eq!(arrived(&mut listener).await, [number(1)]);
 }
