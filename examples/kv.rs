@@ -33,7 +33,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut replicas = Vec::new();
     for node in nodes {
-        let settings = ReplicaSettings::new(folder.path().join(node.id().as_str()), members.clone());
+        let settings =
+            ReplicaSettings::new(folder.path().join(node.id().as_str()), members.clone());
         let replica = Replica::start(&node, SERVICE, settings, KvMachine::new());
         replicas.push((node, replica));
     }
