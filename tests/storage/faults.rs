@@ -146,9 +146,14 @@ fn failed_store_never_costs_the_store_before_it() {
         let site = Site::memory();
         let memory = site.memory.as_ref().unwrap();
         let (mut wal, _) = site.open().unwrap();
+        // The entries move the tail, so that half of one store and half of another do not match.
         for term in [4, 5] {
+            wal.append(&[entry(term - 3, term)]).unwrap();
+            wal.sync().unwrap();
             wal.store_hard_state(HardState { term, vote: 1, commit: 0 }).unwrap();
         }
+        wal.append(&[entry(3, 5)]).unwrap();
+        wal.sync().unwrap();
         memory.fail(Operation::Sync, 0, Fault::Broken);
         wal.store_hard_state(HardState { term: 6, vote: 1, commit: 0 }).unwrap_err();
         drop(wal);
