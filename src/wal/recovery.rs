@@ -5,7 +5,8 @@
 //! interrupted rotation or compaction are deleted, and what is left is synced.
 //!
 //! A killed process, or one whose sync failed, may have left bytes that only the system's memory
-//! has. They count as written by us: they are written again and synced before anybody hears of them.
+//! has. They count as written by us: they are written again and synced before anybody hears of
+//! them.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -166,7 +167,7 @@ fn survey(
     Ok(survey)
 }
 
-/// Whether the creation of the segment was interrupted, so that it has nothing but part of a header.
+/// Whether the segment has nothing but part of a header, since its creation was interrupted.
 fn is_unfinished(disk: &dyn Disk, path: &Path) -> Result<bool, WalError> {
     let io = |error| WalError::io("read", path)(error);
     let file = disk.open(path, OpenMode::Existing).map_err(io)?;

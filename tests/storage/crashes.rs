@@ -307,8 +307,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// As many histories as `PROPTEST_CASES` says, and a few hundred else.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases.unwrap_or(400)) }
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -323,7 +324,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(config())]
 
     /// No order of operations and crashes loses what was synced, or refuses to open.
     #[test]

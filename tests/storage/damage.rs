@@ -78,7 +78,20 @@ fn write_that_stopped_at_any_byte_is_cut() {
     }
 }
 
-/// The same below the stored commit: what is gone was acknowledged.
+/// Makes the metadata forget how far the log was synced, and no more than that.
+fn forget_tail(site: &Site) {
+    site.damage(&site.path("meta"), |bytes| {
+        for slot in [0, 69_632] {
+            let slot = &mut bytes[slot..];
+            let length = usize::from(slot[12]);
+            slot[104..108].copy_from_slice(&u32::try_from(START).unwrap().to_le_bytes());
+            let crc = crc32c::crc32c(&slot[12..length]);
+            slot[8..12].copy_from_slice(&crc.to_le_bytes());
+        }
+    });
+}
+
+/// The same below the stored commit: what is gone was acknowledged. The commit alone shows it.
 #[test]
 fn log_that_ends_below_its_commit_is_refused() {
     for site in Site::both() {
@@ -86,6 +99,24 @@ fn log_that_ends_below_its_commit_is_refused() {
         let (mut wal, _) = site.open().unwrap();
         wal.store_hard_state(HardState { term: 1, vote: 0, commit: 10 }).unwrap();
         drop(wal);
+        forget_tail(&site);
+        let image = site.image();
+        let file = site.segments().remove(0);
+        for length in [offset_of(8), offset_of(9) + 1, offset_of(10), offset_of(10) + 50] {
+            site.damage(&file, |bytes| bytes[length..].fill(0));
+            let record = START + (length - START) / RECORD * RECORD;
+            assert_corrupt(&site, &file, record, "zeroed");
+            site.restore(&image);
+        }
+    }
+}
+
+/// The same below the end that the metadata remembers, whole records or not, committed or not.
+#[test]
+fn log_that_ends_below_its_synced_tail_is_refused() {
+    for site in Site::both() {
+        site.filled(10);
+        drop(site.open().unwrap());
         let image = site.image();
         let file = site.segments().remove(0);
         for length in [offset_of(8), offset_of(9) + 1, offset_of(10), offset_of(10) + 50] {

@@ -138,6 +138,34 @@ fn reserve_is_kept_and_may_be_missing() {
     }
 }
 
+/// A vote whose sync failed may be read by the next process and yet not be on disk. If that process
+/// wrote over the other slot first and failed, the vote before it would be gone too.
+#[test]
+fn failed_store_never_costs_the_store_before_it() {
+    for before in 0..5 {
+        let site = Site::memory();
+        let memory = site.memory.as_ref().unwrap();
+        let (mut wal, _) = site.open().unwrap();
+        // The entries move the tail, so that half of one store and half of another do not match.
+        for term in [4, 5] {
+            wal.append(&[entry(term - 3, term)]).unwrap();
+            wal.sync().unwrap();
+            wal.store_hard_state(HardState { term, vote: 1, commit: 0 }).unwrap();
+        }
+        wal.append(&[entry(3, 5)]).unwrap();
+        wal.sync().unwrap();
+        memory.fail(Operation::Sync, 0, Fault::Broken);
+        wal.store_hard_state(HardState { term: 6, vote: 1, commit: 0 }).unwrap_err();
+        drop(wal);
+        memory.fail(Operation::Write, before, Fault::Broken);
+        drop(site.open());
+        memory.heal();
+        memory.crash(&mut fastrand::Rng::with_seed(1), Keep::All);
+        let term = site.open().unwrap().1.hard_state.term;
+        assert!(term >= 5, "write {before}: the vote of term 5 is gone, found term {term}");
+    }
+}
+
 /// A file that cannot be read is not a corrupt one, and not a new one.
 #[test]
 fn failed_read_refuses_and_changes_nothing() {

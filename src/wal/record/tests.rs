@@ -97,7 +97,7 @@ fn every_prefix_of_the_last_write_is_torn_or_ends() {
     }
 }
 
-/// Whether a record that ends at `at` lost nothing but zeros when the bytes from `end` on were lost.
+/// Whether losing the bytes from `end` on cost the record that ends at `at` nothing but zeros.
 fn whole(bytes: &[u8], at: usize, end: usize) -> bool {
     at <= end || is_zero(&bytes[end..at])
 }
