@@ -1,3 +1,5 @@
+//! Tests of `handlers`.
+
 use proptest::prelude::*;
 
 use super::*;

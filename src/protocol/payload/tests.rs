@@ -1,3 +1,5 @@
+//! Tests of `payload`.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

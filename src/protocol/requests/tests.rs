@@ -1,3 +1,5 @@
+//! Tests of `requests`.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

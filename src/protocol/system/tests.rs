@@ -1,3 +1,5 @@
+//! Tests of `system`.
+
 use super::*;
 
 fn greeting() -> Greeting {
