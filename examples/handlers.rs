@@ -9,6 +9,8 @@
 //! the middleware saw 5 calls
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -37,10 +39,10 @@ async fn weather(from: Peer, degrees: i32) -> Result<String, HandlerError> {
 }
 
 fn code(error: RequestError) -> String {
-    match error {
-        RequestError::Handler { code, message, .. } => format!("refused with {code}: {message}"),
-        other => other.to_string(),
+    if let RequestError::Handler { code, message, .. } = &error {
+        return format!("refused with {code}: {message}");
     }
+    error.to_string()
 }
 
 #[tokio::main(flavor = "current_thread")]

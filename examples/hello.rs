@@ -4,6 +4,8 @@
 //! adder says 6
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::time::Duration;
 
 use zmesh::route::Filter;

@@ -9,6 +9,8 @@
 //! colour is blue, at a later revision
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::time::Duration;
 
 use zmesh::kv::{Kv, KvMachine, SERVICE};

@@ -10,6 +10,8 @@
 //! left: ghost (downstream), ghost
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::time::Duration;
 
 use zmesh::presence::Heartbeat;
@@ -22,15 +24,12 @@ fn guest(id: &str, host: &Address) -> Node {
 /// Prints what the host sees until a peer has left.
 async fn watch(events: &mut Events) -> Result<(), Box<dyn std::error::Error>> {
     while let Some(event) = events.next().await? {
-        match event {
-            Event::PeerJoined { peer, direction: Direction::Downstream } => {
-                println!("joined: {} (downstream), role={}", peer.node, peer.labels["role"]);
-            }
-            Event::PeerLeft { peer, direction: Direction::Downstream, reason, .. } => {
-                println!("left: {peer} (downstream), {reason}");
-                break;
-            }
-            _ => {}
+        if let Event::PeerJoined { peer, direction: Direction::Downstream } = &event {
+            println!("joined: {} (downstream), role={}", peer.node, peer.labels["role"]);
+        }
+        if let Event::PeerLeft { peer, direction: Direction::Downstream, reason, .. } = &event {
+            println!("left: {peer} (downstream), {reason}");
+            break;
         }
     }
     Ok(())

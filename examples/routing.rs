@@ -7,6 +7,8 @@
 //! nobody matches: no joined peer matches the filter
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::time::Duration;
 
 use zmesh::route::Filter;

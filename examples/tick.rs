@@ -7,6 +7,8 @@
 //! a tick to nobody: nobody has not joined
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::time::Duration;
 
 use tokio::sync::mpsc;

@@ -138,10 +138,10 @@ error_codes! {
 
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Other(number) => write!(f, "OTHER({number})"),
-            known => f.write_str(known.name()),
+        if let Self::Other(number) = self {
+            return write!(f, "OTHER({number})");
         }
+        f.write_str(self.name())
     }
 }
 

@@ -387,8 +387,9 @@ impl<T> Core<T> {
             self.client_timeouts.pop_first();
             self.client_input(now, link, client::Input::Timeout);
         }
-        while let Some((_, link)) = self.hang_ups.pop_front_if(|(due, _)| *due <= now) {
-            self.outputs.push_back(Output::HangUp(link));
+        while self.hang_ups.front().is_some_and(|(due, _)| *due <= now) {
+            let link = self.hang_ups.pop_front().map(|(_, link)| link);
+            self.outputs.extend(link.map(Output::HangUp));
         }
         if self.discovery.poll_timeout().is_some_and(|due| due <= now) {
             self.discovery.handle(now, discovery::Input::Timeout);
@@ -494,8 +495,6 @@ const ERROR_MESSAGE_BYTES_MAX: usize = 1_024;
 
 /// The longest prefix of `text` that has at most `bytes_max` bytes.
 fn cut(text: &str, bytes_max: usize) -> &str {
-    match text.len() <= bytes_max {
-        true => text,
-        false => &text[..text.floor_char_boundary(bytes_max)],
-    }
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }

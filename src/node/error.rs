@@ -95,18 +95,16 @@ impl RequestError {
 
     /// Whether the handler may have run.
     pub fn effect(&self) -> Effect {
-        match self {
-            Self::InvalidReply { .. } | Self::Stopped => Effect::Unknown,
-            other => other.code().effect(),
+        if matches!(self, Self::InvalidReply { .. } | Self::Stopped) {
+            return Effect::Unknown;
         }
+        self.code().effect()
     }
 
     /// Whether the same request may succeed later. Look at [`effect`](Self::effect) first.
     pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::InvalidReply { .. } | Self::Stopped => false,
-            other => other.code().is_retryable(),
-        }
+        let final_here = matches!(self, Self::InvalidReply { .. } | Self::Stopped);
+        !final_here && self.code().is_retryable()
     }
 }
 

@@ -215,14 +215,7 @@ impl Passing {
         let subject = self.operation.subject(self.name) + ".direct";
         let left = deadline.saturating_since(self.shared.clock.now());
         let reply = self.node.system_request(leader, &subject, bytes).timeout(left).await;
-        reply.map_err(|error| match error {
-            RequestError::Handler { code, message, .. } => HandlerError::new(code, message),
-            // Sent and not answered: it may commit.
-            other if other.effect() == Effect::Unknown => {
-                HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
-            }
-            other => HandlerError::new(ErrorCode::NoQuorum, other.to_string()),
-        })
+        reply.map_err(passed_back)
     }
 
     /// An error as it goes on the wire, with the leader if it is known.
@@ -234,6 +227,19 @@ impl Passing {
         });
         refusal(error, address)
     }
+}
+
+/// The failure of an operation that was passed on, as its client hears of it.
+fn passed_back(error: RequestError) -> HandlerError {
+    if let RequestError::Handler { code, message, .. } = error {
+        return HandlerError::new(code, message);
+    }
+    let code = match error.effect() {
+        Effect::None => ErrorCode::NoQuorum,
+        // Sent and not answered: it may commit.
+        Effect::Unknown => ErrorCode::QuorumFailed,
+    };
+    HandlerError::new(code, error.to_string())
 }
 
 /// Only what had no effect may be done again; a query never has any.

@@ -140,17 +140,14 @@ impl<T> Core<T> {
     fn accept_reply(&mut self, now: Time, route: Route, envelope: Envelope) {
         self.alive(now, route);
         let Some(waiting) = self.requests.complete(envelope.request, route) else { return };
-        let result = match envelope.kind {
-            Kind::Error => Err(RequestError::Handler {
-                peer: waiting.peer.clone(),
+        let peer = waiting.peer.clone();
+        let result = match envelope.kind == Kind::Error {
+            true => Err(RequestError::Handler {
+                peer,
                 code: ErrorCode::from_number(envelope.code),
                 message: String::from_utf8_lossy(&envelope.payload).into_owned(),
             }),
-            _reply => Ok(Reply {
-                peer: waiting.peer.clone(),
-                format: envelope.format,
-                payload: envelope.payload,
-            }),
+            false => Ok(Reply { peer, format: envelope.format, payload: envelope.payload }),
         };
         self.resolve(envelope.request, waiting, result);
     }
@@ -177,7 +174,7 @@ impl<T> Core<T> {
 
     pub(super) fn check(&self, message: Message<'_>) -> Result<(), InvalidMessage> {
         let subject = || message.subject.to_owned();
-        if !Subject::check(message.subject.as_bytes()).is_ok() {
+        if Subject::check(message.subject.as_bytes()).is_err() {
             return Err(InvalidMessage::Subject(subject()));
         }
         if message.subject.starts_with('_') && !message.system {
