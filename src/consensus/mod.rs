@@ -21,7 +21,6 @@ pub mod wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use protobuf::Message as _;
 use raft::prelude::{ConfChangeV2, Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
 use uuid::Uuid;
@@ -237,11 +236,7 @@ impl<L: Log> Consensus<L> {
     ///
     /// [`ProposeError`]: none of them was proposed.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<(u64, u64), ProposeError> {
-        let entry = |data| {
-            let mut entry = Entry::default();
-            entry.data = data;
-            entry
-        };
+        let entry = |data| Entry { data, ..Entry::default() };
         self.propose_entries(commands.into_iter().map(entry).collect())
     }
 
@@ -256,8 +251,7 @@ impl<L: Log> Consensus<L> {
         if pending || self.membership.is_joint() != changes.is_empty() {
             return Err(ProposeError::ChangePending);
         }
-        let data = membership::conf_change(changes).write_to_bytes();
-        let data = Bytes::from(data.expect("protobuf writes to memory"));
+        let data = membership::encode_conf_change(changes);
         let context = membership::encode_changes(changes);
         self.propose_entries(vec![membership_entry(data, context)])
     }
@@ -356,8 +350,7 @@ impl<L: Log> Consensus<L> {
         let conf_change: ConfChangeV2 = membership::conf_change(&changes);
         let Ok(conf) = self.node.apply_conf_change(&conf_change) else { return };
         self.membership.apply(&changes, conf);
-        self.admitted
-            .retain(|raft_id| !changes.iter().any(|change| *change == Change::Remove(*raft_id)));
+        self.admitted.retain(|raft_id| !changes.contains(&Change::Remove(*raft_id)));
         // The crate leaves a removed leader in office, where it would panic on its own progress or
         // keep the others from electing somebody.
         if !self.membership.is_voter(self.raft_id) && self.role() != Role::Follower {

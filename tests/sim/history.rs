@@ -132,7 +132,8 @@ impl History {
         match Response::decode(response).map_err(|error| error.to_string())? {
             Response::Value { revision, value } => {
                 ensure(revision >= at_least, || format!("read {revision}, acked {at_least}"))?;
-                let written = Command::Set { key: key.clone(), value }.encode().unwrap();
+                let written = Command::Set { key: key.clone(), value }.encode();
+                let written = written.expect("within the limits");
                 ensure(self.index_of(&written) == Some(revision), || {
                     format!("read at {revision} what was not written there")
                 })

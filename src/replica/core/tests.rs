@@ -45,7 +45,7 @@ fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
     let raft_id = store.identity().raft_id;
     let core = Core::new(Setup {
         raft_id,
-        incarnation: Incarnation(now.since_start().as_millis() as u64 + 1),
+        incarnation: Incarnation(now.since_start().as_secs() + 1),
         bootstrap: store.bootstrap().clone(),
         hard_state: store.hard_state(),
         log: store.log(),
