@@ -88,7 +88,7 @@ fn start(member: &Member, bootstrap: &Bootstrap) -> (Core<KvMachine, usize>, Sto
 /// Commits this many writes of 128 bytes together on three replicas in one thread, with their logs
 /// encoded and checksummed.
 #[divan::bench(args = [1, 64, 256])]
-fn commit(bencher: divan::Bencher, writes: usize) {
+fn commit(bencher: divan::Bencher<'_, '_>, writes: usize) {
     let (leader, mut group) = Group::elected();
     let value = Bytes::from(vec![7; 128]);
     let command = Command::Set { key: Bytes::from_static(b"key"), value };

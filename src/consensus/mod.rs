@@ -15,6 +15,7 @@ mod door;
 pub mod membership;
 mod options;
 mod progress;
+mod setup;
 mod storage;
 pub mod wire;
 
@@ -28,6 +29,7 @@ use uuid::Uuid;
 pub use door::{Refusal, Refusals};
 pub use options::{InvalidOptions, Options};
 pub use progress::{Follower, FollowerState};
+pub use setup::{Setup, StartError};
 pub use storage::{Log, LogError};
 
 use crate::id::Incarnation;
@@ -63,27 +65,6 @@ pub struct Consensus<L: Log> {
     held: VecDeque<(u64, Vec<Message>)>,
     outbox: BTreeMap<u64, Vec<Message>>,
     refusals: Refusals,
-}
-
-/// What a replica begins with.
-#[derive(Debug)]
-pub struct Setup<L> {
-    /// Raft id of this replica.
-    pub raft_id: u64,
-    /// This start of the process; marks its read rounds.
-    pub incarnation: Incarnation,
-    /// The members the cluster began with.
-    pub bootstrap: Bootstrap,
-    /// What the disk remembers.
-    pub hard_state: wal::HardState,
-    /// The entries on disk, which begin after [`Bootstrap::INDEX`].
-    pub log: L,
-    /// Times and limits.
-    pub options: Options,
-    /// Election timeouts are drawn from it.
-    pub rng: fastrand::Rng,
-    /// The time of the start.
-    pub now: Time,
 }
 
 /// What a replica is at present.
@@ -166,7 +147,7 @@ impl<L: Log> Consensus<L> {
         let commit = setup.hard_state.commit.max(Bootstrap::INDEX);
         let hard_state = wal::HardState { commit, ..setup.hard_state };
         let window = Window::new(setup.log, hard_state, membership.conf_state().clone());
-        let config = raft_config(setup.raft_id, &setup.options);
+        let config = setup::raft_config(setup.raft_id, &setup.options);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, window, &logger)
             .map_err(|error| StartError::Raft { reason: error.to_string() })?;
@@ -564,49 +545,6 @@ impl<L: Log> Consensus<L> {
         }
         self.node.raft.set_randomized_election_timeout(self.election_ticks);
     }
-}
-
-fn raft_config(raft_id: u64, options: &Options) -> raft::Config {
-    raft::Config {
-        id: raft_id,
-        heartbeat_tick: options.heartbeat_ticks(),
-        election_tick: options.election_ticks_min(),
-        min_election_tick: options.election_ticks_min(),
-        max_election_tick: options.election_ticks_max(),
-        check_quorum: true,
-        pre_vote: true,
-        read_only_option: raft::ReadOnlyOption::Safe,
-        skip_bcast_commit: true,
-        max_inflight_msgs: options.inflight_messages_max,
-        max_size_per_msg: options.message_bytes_max,
-        max_uncommitted_size: options.uncommitted_bytes_max,
-        max_committed_size_per_ready: COMMITTED_BYTES_MAX,
-        ..raft::Config::default()
-    }
-}
-
-/// Bytes of committed entries in one output; a replica that starts applies its log in such steps.
-const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-/// Why a replica cannot start.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// What the disk has does not fit together.
-    #[error("{what}")]
-    Inconsistent {
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// A relation between the options does not hold.
-    #[error(transparent)]
-    Options(#[from] InvalidOptions),
-    /// The `raft` crate refused the configuration.
-    #[error("raft refused to start: {reason}")]
-    Raft {
-        /// In its words.
-        reason: String,
-    },
 }
 
 #[cfg(test)]

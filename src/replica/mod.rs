@@ -13,11 +13,13 @@
 mod core;
 mod error;
 mod machine;
+mod setup;
 mod status;
 mod store;
 
-pub use self::core::{Applied, Core, Done, Event, Options, Reply, Setup};
+pub use self::core::{Applied, Core, Done, Event, Reply};
 pub use error::ReplicaError;
 pub use machine::{InvalidSnapshot, Machine};
+pub use setup::{Options, Setup};
 pub use status::{Repair, Status, Waiting};
 pub use store::{SharedLog, Store, StoreError, settle};

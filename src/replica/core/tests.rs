@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
-use crate::Effect;
 use crate::consensus::membership::Member;
 use crate::kv::{Command, KvMachine, Query, Response};
 use crate::replica::{Store, settle};
 use crate::wal::{Fault, MemoryDisk, Operation as DiskOperation};
+use crate::{Effect, Incarnation};
 
 const SECOND: Duration = Duration::from_secs(1);
 
