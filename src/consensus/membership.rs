@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use protobuf::Message as _;
 use raft::prelude::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 use uuid::Uuid;
 
@@ -226,6 +227,12 @@ pub(super) fn conf_change(changes: &[Change]) -> ConfChangeV2 {
     let mut conf_change = ConfChangeV2::default();
     conf_change.set_changes(changes.iter().map(single).collect::<Vec<_>>().into());
     conf_change
+}
+
+/// The same as bytes, which the `raft` crate reads when a change is proposed, and nobody else.
+pub(super) fn encode_conf_change(changes: &[Change]) -> Bytes {
+    let bytes = conf_change(changes).write_to_bytes();
+    bytes.expect("writing protobuf to memory cannot fail").into()
 }
 
 /// ```text

@@ -15,13 +15,13 @@ mod door;
 pub mod membership;
 mod options;
 mod progress;
+mod setup;
 mod storage;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use protobuf::Message as _;
 use raft::prelude::{ConfChangeV2, Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
 use uuid::Uuid;
@@ -29,6 +29,7 @@ use uuid::Uuid;
 pub use door::{Refusal, Refusals};
 pub use options::{InvalidOptions, Options};
 pub use progress::{Follower, FollowerState};
+pub use setup::{Setup, StartError};
 pub use storage::{Log, LogError};
 
 use crate::id::Incarnation;
@@ -64,27 +65,6 @@ pub struct Consensus<L: Log> {
     held: VecDeque<(u64, Vec<Message>)>,
     outbox: BTreeMap<u64, Vec<Message>>,
     refusals: Refusals,
-}
-
-/// What a replica begins with.
-#[derive(Debug)]
-pub struct Setup<L> {
-    /// Raft id of this replica.
-    pub raft_id: u64,
-    /// This start of the process; marks its read rounds.
-    pub incarnation: Incarnation,
-    /// The members the cluster began with.
-    pub bootstrap: Bootstrap,
-    /// What the disk remembers.
-    pub hard_state: wal::HardState,
-    /// The entries on disk, which begin after [`Bootstrap::INDEX`].
-    pub log: L,
-    /// Times and limits.
-    pub options: Options,
-    /// Election timeouts are drawn from it.
-    pub rng: fastrand::Rng,
-    /// The time of the start.
-    pub now: Time,
 }
 
 /// What a replica is at present.
@@ -167,7 +147,7 @@ impl<L: Log> Consensus<L> {
         let commit = setup.hard_state.commit.max(Bootstrap::INDEX);
         let hard_state = wal::HardState { commit, ..setup.hard_state };
         let window = Window::new(setup.log, hard_state, membership.conf_state().clone());
-        let config = raft_config(setup.raft_id, &setup.options);
+        let config = setup::raft_config(setup.raft_id, &setup.options);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, window, &logger)
             .map_err(|error| StartError::Raft { reason: error.to_string() })?;
@@ -237,11 +217,7 @@ impl<L: Log> Consensus<L> {
     ///
     /// [`ProposeError`]: none of them was proposed.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<(u64, u64), ProposeError> {
-        let entry = |data| {
-            let mut entry = Entry::default();
-            entry.data = data;
-            entry
-        };
+        let entry = |data| Entry { data, ..Entry::default() };
         self.propose_entries(commands.into_iter().map(entry).collect())
     }
 
@@ -256,8 +232,7 @@ impl<L: Log> Consensus<L> {
         if pending || self.membership.is_joint() != changes.is_empty() {
             return Err(ProposeError::ChangePending);
         }
-        let data = membership::conf_change(changes).write_to_bytes();
-        let data = Bytes::from(data.expect("protobuf writes to memory"));
+        let data = membership::encode_conf_change(changes);
         let context = membership::encode_changes(changes);
         self.propose_entries(vec![membership_entry(data, context)])
     }
@@ -356,8 +331,7 @@ impl<L: Log> Consensus<L> {
         let conf_change: ConfChangeV2 = membership::conf_change(&changes);
         let Ok(conf) = self.node.apply_conf_change(&conf_change) else { return };
         self.membership.apply(&changes, conf);
-        self.admitted
-            .retain(|raft_id| !changes.iter().any(|change| *change == Change::Remove(*raft_id)));
+        self.admitted.retain(|raft_id| !changes.contains(&Change::Remove(*raft_id)));
         // The crate leaves a removed leader in office, where it would panic on its own progress or
         // keep the others from electing somebody.
         if !self.membership.is_voter(self.raft_id) && self.role() != Role::Follower {
@@ -571,49 +545,6 @@ impl<L: Log> Consensus<L> {
         }
         self.node.raft.set_randomized_election_timeout(self.election_ticks);
     }
-}
-
-fn raft_config(raft_id: u64, options: &Options) -> raft::Config {
-    raft::Config {
-        id: raft_id,
-        heartbeat_tick: options.heartbeat_ticks(),
-        election_tick: options.election_ticks_min(),
-        min_election_tick: options.election_ticks_min(),
-        max_election_tick: options.election_ticks_max(),
-        check_quorum: true,
-        pre_vote: true,
-        read_only_option: raft::ReadOnlyOption::Safe,
-        skip_bcast_commit: true,
-        max_inflight_msgs: options.inflight_messages_max,
-        max_size_per_msg: options.message_bytes_max,
-        max_uncommitted_size: options.uncommitted_bytes_max,
-        max_committed_size_per_ready: COMMITTED_BYTES_MAX,
-        ..raft::Config::default()
-    }
-}
-
-/// Bytes of committed entries in one output; a replica that starts applies its log in such steps.
-const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-/// Why a replica cannot start.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// What the disk has does not fit together.
-    #[error("{what}")]
-    Inconsistent {
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// A relation between the options does not hold.
-    #[error(transparent)]
-    Options(#[from] InvalidOptions),
-    /// The `raft` crate refused the configuration.
-    #[error("raft refused to start: {reason}")]
-    Raft {
-        /// In its words.
-        reason: String,
-    },
 }
 
 #[cfg(test)]

@@ -55,12 +55,10 @@ pub(super) struct Window<L> {
 
 impl<L: Log> Window<L> {
     pub(super) fn new(log: L, hard_state: wal::HardState, conf_state: ConfState) -> Self {
-        let mut state = HardState::default();
-        state.term = hard_state.term;
-        state.vote = hard_state.vote;
-        state.commit = hard_state.commit;
+        let wal::HardState { term, vote, commit } = hard_state;
+        let hard_state = HardState { term, vote, commit, ..HardState::default() };
         let failure = RefCell::new(None);
-        Self { log, unconfirmed: VecDeque::new(), hard_state: state, conf_state, failure }
+        Self { log, unconfirmed: VecDeque::new(), hard_state, conf_state, failure }
     }
 
     /// Takes entries that are about to be written. They replace what has their index or more.
@@ -172,9 +170,8 @@ pub(super) fn entry_to_log(entry: &Entry) -> wal::Entry {
 /// The reverse of [`entry_to_log`]. Raft looks at the kind of an entry in its log and never into
 /// it, so the protobuf form is not made again.
 pub(super) fn entry_from_log(entry: wal::Entry) -> Entry {
-    let mut converted = Entry::default();
-    converted.term = entry.term;
-    converted.index = entry.index;
+    let wal::Entry { term, index, .. } = entry;
+    let mut converted = Entry { term, index, ..Entry::default() };
     match entry.kind {
         wal::EntryKind::Membership => {
             converted.set_entry_type(EntryType::EntryConfChangeV2);
@@ -187,10 +184,8 @@ pub(super) fn entry_from_log(entry: wal::Entry) -> Entry {
 
 /// A proposed change of the membership.
 pub(super) fn membership_entry(data: Bytes, context: Bytes) -> Entry {
-    let mut entry = Entry::default();
+    let mut entry = Entry { data, context, ..Entry::default() };
     entry.set_entry_type(EntryType::EntryConfChangeV2);
-    entry.data = data;
-    entry.context = context;
     entry
 }
 
@@ -216,7 +211,7 @@ pub(super) mod tests {
 
         fn term(&self, index: u64) -> Option<u64> {
             let found = self.entries.iter().find(|entry| entry.index == index);
-            found.map(|entry| entry.term).or((index == 1).then_some(1))
+            found.map(|entry| entry.term).or_else(|| (index == 1).then_some(1))
         }
 
         fn first_index(&self) -> u64 {

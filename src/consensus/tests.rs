@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use raft::Storage as _;
 
 use super::membership::Member;
@@ -442,4 +443,85 @@ fn late_member_catches_up_from_the_log_without_a_snapshot() {
     let late = followers.iter().find(|follower| follower.raft_id == 4).unwrap();
     assert_eq!((late.lag, late.state), (0, FollowerState::Replicating));
     assert!(group.at(leader).consensus.node.store().snapshot(0, 4).is_err());
+}
+
+/// One thing that a hostile member, the clock or a client does to a replica.
+#[derive(Clone, Debug)]
+enum Hostile {
+    Message(Message),
+    Propose,
+    Read,
+    Tick,
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 0u64..7, 1 => Just(u64::MAX), 1 => Just(u64::MAX / 2), 1 => any::<u64>()]
+}
+
+fn hostile() -> impl Strategy<Value = Hostile> {
+    let numbers = [(); 6].map(|()| number());
+    let entries = prop::collection::vec((number(), any::<bool>()), 0..3);
+    let parts = (1u8..10, 2u64..4, any::<bool>(), numbers, entries, any::<bool>());
+    let message = parts.prop_map(|(kind, from, reject, numbers, entries, transfer)| {
+        let mut message = Message::default();
+        message.set_msg_type(wire::kind_from_number(kind).unwrap());
+        let [term, log_term, index, commit, commit_term, hint] = numbers;
+        (message.from, message.to, message.term, message.reject) = (from, 1, term, reject);
+        (message.log_term, message.index, message.commit) = (log_term, index, commit);
+        (message.commit_term, message.reject_hint) = (commit_term, hint);
+        if transfer {
+            message.context = Bytes::from_static(b"CampaignTransfer");
+        }
+        let entry = |(term, change)| {
+            let kind = if change { wal::EntryKind::Membership } else { wal::EntryKind::Normal };
+            let data = Bytes::from_static(&[1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+            storage::entry_from_log(wal::Entry { term, index: 0, kind, data })
+        };
+        message.set_entries(entries.into_iter().map(entry).collect::<Vec<_>>().into());
+        Hostile::Message(message)
+    });
+    prop_oneof![
+        8 => message,
+        3 => Just(Hostile::Tick),
+        1 => Just(Hostile::Propose),
+        1 => Just(Hostile::Read),
+    ]
+}
+
+proptest! {
+    /// A member may be broken or hostile in any way: it can cost a replica its office, its time
+    /// and its belief in terms, but not bring it down.
+    #[test]
+    fn hostile_member_cannot_bring_a_replica_down(inputs in prop::collection::vec(hostile(), 1..80)) {
+        let mut replica = replica(1, 3, 1);
+        let mut now = Time::ZERO;
+        for input in inputs {
+            match input {
+                Hostile::Message(message) => {
+                    let _ = replica.step(message);
+                }
+                Hostile::Propose => {
+                    let _ = replica.consensus.propose(vec![Bytes::from_static(b"x")]);
+                }
+                Hostile::Read => {
+                    let _ = replica.consensus.begin_read();
+                }
+                Hostile::Tick => {
+                    now = now + Duration::from_millis(150);
+                    replica.consensus.tick(now);
+                }
+            }
+            replica.drain();
+            replica.consensus.take_frames();
+        }
+    }
+}
+
+/// The driver may move a replica between threads.
+#[test]
+fn consensus_can_be_sent_to_another_thread() {
+    fn sendable<T: Send>() {}
+    sendable::<Consensus<crate::replica::SharedLog>>();
+    sendable::<crate::replica::Core<crate::kv::KvMachine, u64>>();
+    sendable::<crate::replica::Store>();
 }

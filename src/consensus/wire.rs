@@ -295,7 +295,7 @@ fn kind_number(kind: MessageType) -> Option<u8> {
     SENDABLE.iter().find(|(_, sendable)| *sendable == kind).map(|(number, _)| *number)
 }
 
-fn kind_from_number(number: u8) -> Option<MessageType> {
+pub(super) fn kind_from_number(number: u8) -> Option<MessageType> {
     SENDABLE.iter().find(|(sendable, _)| *sendable == number).map(|(_, kind)| *kind)
 }
 

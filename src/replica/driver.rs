@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::core::{Applied, Core, Event, Options, Reply, Setup};
+use super::core::{Applied, Core, Event, Reply};
 use super::handle::{Input, Leadership, Phase, Shared};
 use super::machine::Machine;
 use super::service;
+use super::setup::{Options, Setup};
 use super::store::{Store, settle};
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role};

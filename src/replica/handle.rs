@@ -9,9 +9,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::core::{Applied, Options, Reply};
+use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::machine::Machine;
+use super::setup::Options;
 use super::status::Status;
 use super::{driver, formation, service};
 use crate::consensus::Role;

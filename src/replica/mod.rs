@@ -19,13 +19,15 @@ mod formation;
 mod handle;
 mod machine;
 pub(crate) mod service;
+mod setup;
 mod status;
 mod store;
 
-pub use self::core::{Applied, Core, Done, Event, Options, Reply, Setup};
+pub use self::core::{Applied, Core, Done, Event, Reply};
 pub use error::ReplicaError;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings};
 pub use machine::{InvalidSnapshot, Machine};
 pub use service::AckLevel;
+pub use setup::{Options, Setup};
 pub use status::{Repair, Status, Waiting};
 pub use store::{SharedLog, Store, StoreError, settle};

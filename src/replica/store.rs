@@ -224,6 +224,7 @@ pub fn settle<M: Machine, T>(
             Err(error) => core.fail(error.to_string()),
         }
     }
-    core.set_room(unwritten.is_none() && store.has_room());
+    let has_room = unwritten.is_none() && store.find_room().unwrap_or(false);
+    core.set_room(has_room);
     core.take_done()
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use zmesh::Effect;
 use zmesh::kv::{Command, Response};
 use zmesh::replica::Reply;
-use zmesh::wal::Entry;
+use zmesh::wal::{Entry, EntryKind};
 
 /// Knows everything that was promised. Every method fails when a promise is broken.
 #[derive(Default)]
@@ -70,10 +70,10 @@ impl History {
         ensure(*term == entry.term && *data == entry.data, || {
             format!("index {} was applied with terms {term} and {}", entry.index, entry.term)
         })?;
-        if !entry.data.is_empty() {
+        // Commands are unique; changes of the membership and leaders' first entries are not.
+        if entry.kind == EntryKind::Normal && !entry.data.is_empty() {
             let index = *self.commands.entry(entry.data.clone()).or_insert(entry.index);
-            let change = Command::decode(&entry.data).is_err();
-            ensure(change || index == entry.index, || {
+            ensure(index == entry.index, || {
                 format!("a command was applied at {index} and {}", entry.index)
             })?;
         }
@@ -132,7 +132,8 @@ impl History {
         match Response::decode(response).map_err(|error| error.to_string())? {
             Response::Value { revision, value } => {
                 ensure(revision >= at_least, || format!("read {revision}, acked {at_least}"))?;
-                let written = Command::Set { key: key.clone(), value }.encode().unwrap();
+                let written = Command::Set { key: key.clone(), value }.encode();
+                let written = written.expect("within the limits");
                 ensure(self.index_of(&written) == Some(revision), || {
                     format!("read at {revision} what was not written there")
                 })

@@ -1,8 +1,7 @@
 //! The simulated machines and what lies between them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use zmesh::consensus::membership::{Bootstrap, Change, Member};
 use zmesh::consensus::{Log, Role};
 use zmesh::kv::{Command, KvMachine, Query};
 use zmesh::replica::{Core, Machine, Options, Setup, Store};
-use zmesh::wal::{self, Disk, DiskFile, DiskLock, Fault, Keep, MemoryDisk, OpenMode, Operation};
+use zmesh::wal::{self, Disk, Fault, Keep, MemoryDisk, Operation};
 use zmesh::{Incarnation, Time};
 
 use crate::history::History;
+use crate::lying_disk::LyingDisk;
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +152,7 @@ impl World {
         };
         Self {
             plan,
-            bootstrap: Bootstrap::new(members).unwrap(),
+            bootstrap: Bootstrap::new(members).expect("distinct voters"),
             now: Time::ZERO,
             step: 0,
             queue: BTreeMap::new(),
@@ -195,7 +195,11 @@ impl World {
             let Some(((time, sequence), event)) = self.queue.pop_first() else { break };
             self.now = time;
             self.step += 1;
-            self.note(&[time.since_start().as_micros() as u64, sequence]);
+            self.note(&[
+                time.since_start().as_secs(),
+                u64::from(time.since_start().subsec_nanos()),
+                sequence,
+            ]);
             self.handle(event)?;
         }
         Ok(())
@@ -296,7 +300,8 @@ impl World {
 
     /// Whether the power fails at this very point.
     fn dies(&mut self) -> bool {
-        !self.healed && self.rng.u32(0..600) == 0
+        let odds = if self.plan.mutant.is_some() { 100 } else { 600 };
+        !self.healed && self.rng.u32(0..odds) == 0
     }
 
     fn look_at(&mut self, running: &mut Running) -> Checked {
@@ -361,7 +366,7 @@ impl World {
             running.core.propose(command, deadline, ticket);
         } else {
             self.history.asks(ticket, node, key.clone());
-            let query = Query::Get { key }.encode().unwrap();
+            let query = Query::Get { key }.encode().expect("within the limits");
             let leads = running.core.consensus().role() == Role::Leader;
             if mutant == Some(Mutant::ReadWithoutQuorum) && leads {
                 let (index, response) = running.core.read_stale(&query);
@@ -592,13 +597,14 @@ impl World {
 }
 
 fn member(at: usize, raft_id: u64, voter: bool) -> Member {
-    Member { raft_id, node: format!("node-{at}").parse().unwrap(), voter }
+    let node = format!("node-{at}").parse().expect("a short name");
+    Member { raft_id, node, voter }
 }
 
 /// A write that no other write equals.
 fn set(key: &Bytes, ticket: u64) -> Bytes {
     let value = Bytes::from(format!("value-{ticket}"));
-    Command::Set { key: key.clone(), value }.encode().unwrap()
+    Command::Set { key: key.clone(), value }.encode().expect("within the limits")
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -609,71 +615,4 @@ fn hash(bytes: &[u8]) -> u64 {
 
 fn check(condition: bool, failure: impl FnOnce() -> String) -> Checked {
     if condition { Ok(()) } else { Err(failure()) }
-}
-
-/// A disk that says of entries that they are synced when they are not. The rest it does well.
-#[derive(Debug)]
-struct LyingDisk(MemoryDisk);
-
-#[derive(Debug)]
-struct LyingFile(Box<dyn DiskFile>);
-
-impl Disk for LyingDisk {
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.create_dir(dir)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.0.list(dir)
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.0.open(path, mode)?;
-        // A new segment is created honestly, with its header; lies begin with the entries.
-        let log = path.extension().is_some_and(|extension| extension == "wal");
-        Ok(if log { Box::new(LyingFile(file)) } else { file })
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.remove(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.0.sync_dir(dir)
-    }
-
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
-        self.0.try_lock(path)
-    }
-}
-
-impl DiskFile for LyingFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)?;
-        if offset == 0 { self.0.sync_data() } else { Ok(()) }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.0.allocate(bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
-use crate::Effect;
 use crate::consensus::membership::Member;
 use crate::kv::{Command, KvMachine, Query, Response};
 use crate::replica::{Store, settle};
 use crate::wal::{Fault, MemoryDisk, Operation as DiskOperation};
+use crate::{Effect, Incarnation};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,7 +46,7 @@ fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
     let raft_id = store.identity().raft_id;
     let core = Core::new(Setup {
         raft_id,
-        incarnation: Incarnation(now.since_start().as_millis() as u64 + 1),
+        incarnation: Incarnation(now.since_start().as_secs() + 1),
         bootstrap: store.bootstrap().clone(),
         hard_state: store.hard_state(),
         log: store.log(),

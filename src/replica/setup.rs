@@ -1,0 +1,68 @@
+//! What a replica begins with, and its times and limits.
+//!
+//! Pure.
+
+use std::time::Duration;
+
+use super::store::SharedLog;
+use crate::consensus;
+use crate::consensus::membership::Bootstrap;
+use crate::id::Incarnation;
+use crate::timer::Time;
+use crate::wal;
+
+/// Times and limits of a replica.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// Those of the consensus below.
+    pub consensus: consensus::Options,
+    /// Proposals that may wait for the quorum [default: 16,384]. Larger: more memory while there
+    /// is no quorum. Smaller: bursts are refused.
+    pub proposals_max: usize,
+    /// Bytes of commands that may wait for the quorum [default: 32 MiB]. Larger and smaller: as
+    /// above. Must not be more than the limit of the consensus.
+    pub proposal_bytes_max: usize,
+    /// Reads that may wait for the quorum [default: 65,536].
+    pub reads_max: usize,
+    /// Bytes of one command [default: 8 MiB and 8 KiB].
+    pub command_bytes_max: usize,
+    /// How often a leader looks how far the others lag [default: 2 s]. It decides what the status
+    /// shows; catching up itself needs no such impulse.
+    pub repair_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            consensus: consensus::Options::default(),
+            proposals_max: 16_384,
+            proposal_bytes_max: 32 * 1024 * 1024,
+            reads_max: 65_536,
+            command_bytes_max: 8 * 1024 * 1024 + 8192,
+            repair_interval: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a core begins with.
+#[derive(Debug)]
+pub struct Setup<M, L = SharedLog> {
+    /// Raft id of this replica.
+    pub raft_id: u64,
+    /// This start of the process.
+    pub incarnation: Incarnation,
+    /// The members the cluster began with.
+    pub bootstrap: Bootstrap,
+    /// What the disk remembers.
+    pub hard_state: wal::HardState,
+    /// The entries on disk.
+    pub log: L,
+    /// An empty machine; committed entries are applied to it again.
+    pub machine: M,
+    /// Times and limits.
+    pub options: Options,
+    /// Election timeouts are drawn from it.
+    pub rng: fastrand::Rng,
+    /// The time of the start.
+    pub now: Time,
+}
