@@ -336,17 +336,18 @@ impl<T> Core<T> {
         if self.stopped {
             return;
         }
+        // Before the peers leave: their requests are lost because we stop, not because they do.
+        for (request, waiting) in self.requests.drain() {
+            self.resolve(request, waiting, Err(RequestError::Stopped));
+        }
         let links: Vec<LinkId> = self.clients.keys().copied().collect();
         for link in links {
             self.client_input(now, link, client::Input::Stop);
         }
         self.server.handle(now, server::Input::Stop);
         self.drain_server(now);
-        for (_, waiting) in self.requests.drain() {
-            self.outputs.push_back(Output::Resolve(waiting.ticket, Err(RequestError::Stopped)));
-        }
-        self.stopped = true;
         self.event(Event::Stopped);
+        self.stopped = true;
     }
 
     // ---- what the world reports ------------------------------------------------------------
@@ -384,6 +385,9 @@ impl<T> Core<T> {
         }
         while let Some((_, link)) = self.hang_ups.pop_front_if(|(due, _)| *due <= now) {
             self.outputs.push_back(Output::HangUp(link));
+            for queued in self.links.close(Route::Upstream(link)) {
+                self.unsent(&queued);
+            }
         }
         if self.discovery.poll_timeout().is_some_and(|due| due <= now) {
             self.discovery.handle(now, discovery::Input::Timeout);
@@ -416,18 +420,33 @@ impl<T> Core<T> {
     }
 
     /// What became of a message of [`poll_send`](Self::poll_send).
-    pub(crate) fn sent(&mut self, route: Route, queued: Queued, result: Result<(), SendError>) {
+    pub(crate) fn sent(
+        &mut self,
+        now: Time,
+        route: Route,
+        queued: Queued,
+        result: Result<(), SendError>,
+    ) {
         match result {
             Ok(()) => self.counters.sent += 1,
             Err(SendError::Full) if self.links.peek(route).is_some() => {
                 self.links.blocked(route, queued);
             }
             Err(SendError::Full) => self.counters.dropped_full += 1,
-            Err(SendError::NotConnected | SendError::TooLarge { .. }) => self.unsent(&queued),
+            Err(SendError::NotConnected) => {
+                self.unsent(&queued);
+                // A route is one connection and never comes back; a link that we dialed does, and
+                // tells so itself.
+                if let Route::Downstream(route) = route {
+                    self.server.handle(now, server::Input::Unreachable { route });
+                    self.drain_server(now);
+                }
+            }
+            Err(SendError::TooLarge { .. }) => self.unsent(&queued),
         }
     }
 
-    /// Whether the shell has something to do at once.
+    /// Whether the shell has something to do at once, other than wait for a time.
     pub(crate) fn has_work(&self) -> bool {
         !self.outputs.is_empty() || !self.stray_sends.is_empty() || self.links.has_ready()
     }
@@ -488,3 +507,6 @@ fn cut(text: &str, bytes_max: usize) -> &str {
         false => &text[..text.floor_char_boundary(bytes_max)],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,7 @@ impl Driver {
         while sent < SENDS_PER_TURN {
             let Some((route, queued)) = state.core.poll_send() else { break };
             let result = self.transport.send(route, &queued.message);
-            state.core.sent(route, queued, result);
+            state.core.sent(now, route, queued, result);
             sent += 1;
         }
         sent > 0

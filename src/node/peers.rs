@@ -68,8 +68,12 @@ impl Peers {
     pub(crate) fn left(&mut self, node: &NodeId, route: Route) -> Incarnation {
         let Some(peer) = self.peers.get_mut(node) else { return Incarnation::UNKNOWN };
         let incarnation = match route {
-            Route::Downstream(_) => peer.downstream.take().map(|(_, incarnation)| incarnation),
-            Route::Upstream(_) => peer.upstream.take().map(|(_, incarnation)| incarnation),
+            Route::Downstream(id) => {
+                peer.downstream.take_if(|(known, _)| *known == id).map(|l| l.1)
+            }
+            Route::Upstream(link) => {
+                peer.upstream.take_if(|(known, _)| *known == link).map(|l| l.1)
+            }
         };
         if peer.upstream.is_none() && peer.downstream.is_none() {
             self.peers.remove(node);
