@@ -17,6 +17,9 @@ use crate::timer::Clock;
 use crate::transport::zmq::ZmqTransport;
 use crate::transport::{self, Address, InvalidAddress, Transport};
 
+/// The largest limit of payloads: one message must fit into memory, and its length into 4 bytes.
+const PAYLOAD_BYTES_MAX_MAX: usize = 1024 * 1024 * 1024;
+
 /// Something that can be an [`Address`].
 pub trait IntoAddress {
     /// Makes an address of it.
@@ -138,7 +141,7 @@ impl Builder {
         self
     }
 
-    /// The most bytes of a payload, in both directions [default: 8 MiB]. Larger: one message may
+    /// The most bytes of a payload, in both directions [default: 8 MiB; at most 1 GiB]. Larger: one message may
     /// hold up a link for longer and costs more memory.
     pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
         self.payload_bytes_max = bytes;
@@ -246,6 +249,12 @@ impl Builder {
         let long = |text: &str| text.len() > LABEL_BYTES_MAX;
         if self.labels.len() > LABELS_MAX || self.labels.iter().any(|(k, v)| long(k) || long(v)) {
             return wrong(format!("at most {LABELS_MAX} labels of {LABEL_BYTES_MAX} bytes each"));
+        }
+        if self.payload_bytes_max > PAYLOAD_BYTES_MAX_MAX {
+            return wrong(format!(
+                "payload_bytes_max is {} and may be at most {PAYLOAD_BYTES_MAX_MAX}",
+                self.payload_bytes_max
+            ));
         }
         if self.queue.messages_max == 0 || self.in_flight_max == 0 || self.peers_max == 0 {
             return wrong("a limit of 0 would refuse everything".to_owned());

@@ -341,17 +341,18 @@ impl<T> Core<T> {
         if self.stopped {
             return;
         }
+        // Before the peers leave: their requests are lost because we stop, not because they do.
+        for (request, waiting) in self.requests.drain() {
+            self.resolve(request, waiting, Err(RequestError::Stopped));
+        }
         let links: Vec<LinkId> = self.clients.keys().copied().collect();
         for link in links {
             self.client_input(now, link, client::Input::Stop);
         }
         self.server.handle(now, server::Input::Stop);
         self.drain_server(now);
-        for (_, waiting) in self.requests.drain() {
-            self.outputs.push_back(Output::Resolve(waiting.ticket, Err(RequestError::Stopped)));
-        }
-        self.stopped = true;
         self.event(Event::Stopped);
+        self.stopped = true;
     }
 
     // ---- what the world reports ------------------------------------------------------------
@@ -388,8 +389,11 @@ impl<T> Core<T> {
             self.client_input(now, link, client::Input::Timeout);
         }
         while self.hang_ups.front().is_some_and(|(due, _)| *due <= now) {
-            let link = self.hang_ups.pop_front().map(|(_, link)| link);
-            self.outputs.extend(link.map(Output::HangUp));
+            let Some((_, link)) = self.hang_ups.pop_front() else { break };
+            self.outputs.push_back(Output::HangUp(link));
+            for queued in self.links.close(Route::Upstream(link)) {
+                self.unsent(&queued);
+            }
         }
         if self.discovery.poll_timeout().is_some_and(|due| due <= now) {
             self.discovery.handle(now, discovery::Input::Timeout);
@@ -443,7 +447,7 @@ impl<T> Core<T> {
         }
     }
 
-    /// Whether the shell has something to do at once.
+    /// Whether the shell has something to do at once, other than wait for a time.
     pub(crate) fn has_work(&self) -> bool {
         !self.outputs.is_empty() || !self.stray_sends.is_empty() || self.links.has_ready()
     }
@@ -498,3 +502,6 @@ fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
+
+#[cfg(test)]
+mod tests;

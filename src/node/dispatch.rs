@@ -29,6 +29,8 @@ use crate::transport::Route;
 
 /// Messages of one peer that may wait for its earlier ones to be handled.
 const LANE_MESSAGES_MAX: usize = 10_000;
+/// Bytes of payload that these may have together.
+const LANE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The handlers of a node and what is wrapped around them.
 #[derive(Default)]
@@ -86,6 +88,30 @@ struct Lane {
 struct LaneState {
     busy: bool,
     waiting: VecDeque<Job>,
+    waiting_bytes: usize,
+}
+
+impl LaneState {
+    /// Puts a job at the end, or gives it back when there is no room.
+    fn push(&mut self, job: Job) -> Result<(), Job> {
+        let bytes = self.waiting_bytes + job.call.payload.len();
+        if self.waiting.len() >= LANE_MESSAGES_MAX || bytes > LANE_BYTES_MAX {
+            return Err(job);
+        }
+        self.waiting_bytes = bytes;
+        self.waiting.push_back(job);
+        Ok(())
+    }
+
+    /// Takes the next job; without one the lane is free.
+    fn pop(&mut self) -> Option<Job> {
+        let Some(job) = self.waiting.pop_front() else {
+            self.busy = false;
+            return None;
+        };
+        self.waiting_bytes -= job.call.payload.len();
+        Some(job)
+    }
 }
 
 /// See the [module](self).
@@ -177,12 +203,10 @@ impl Dispatcher {
         };
         let mut state = lane.state.lock();
         if state.busy {
-            match state.waiting.len() < LANE_MESSAGES_MAX {
-                true => state.waiting.push_back(job),
-                false => {
-                    drop(state);
-                    self.busy(job.reply_to);
-                }
+            let refused = state.push(job);
+            drop(state);
+            if let Err(job) = refused {
+                self.busy(job.reply_to);
             }
             return;
         }
@@ -233,7 +257,8 @@ impl Job {
         let handler = self.handler.call;
         let future = match self.middleware.is_empty() {
             true => handler(self.call),
-            false => Box::pin(Next::new(self.middleware, handler).run(self.call)),
+            // Called when it is polled, where a panic is caught.
+            false => Box::pin(async { Next::new(self.middleware, handler).run(self.call).await }),
         };
         CatchPanic { shared: Arc::clone(shared), future }
     }
@@ -243,14 +268,7 @@ impl Job {
 async fn run_lane(shared: Arc<Shared>, lane: Arc<Lane>, reply_to: ReplyTo, first: CatchPanic) {
     finish(&shared, reply_to, first.await);
     loop {
-        let job = {
-            let mut state = lane.state.lock();
-            let Some(job) = state.waiting.pop_front() else {
-                state.busy = false;
-                return;
-            };
-            job
-        };
+        let Some(job) = lane.state.lock().pop() else { return };
         let reply_to = job.reply_to;
         let expired = job.deadline.is_some_and(|deadline| deadline <= shared.clock.now());
         let outcome = match expired {

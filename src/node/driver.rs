@@ -17,8 +17,7 @@ use tokio::time::Sleep;
 use super::core::{Core, Output, Reply};
 use super::dispatch::{Dispatcher, Registry};
 use super::error::RequestError;
-use super::event::{Event, Source};
-use crate::error::ErrorCode;
+use super::event::Event;
 use crate::timer::{Clock, Time};
 use crate::transport::{self, Transport};
 
@@ -50,13 +49,27 @@ struct State {
     core: Core<Ticket>,
     /// The driver's, while it sleeps.
     waker: Option<Waker>,
+    /// When it wakes by itself.
+    wakes_at: Option<Time>,
+}
+
+impl State {
+    /// Whether the driver has to wake earlier than it would.
+    fn is_due(&mut self) -> bool {
+        if self.core.has_work() || self.core.is_stopped() {
+            return true;
+        }
+        // A request to a link that is full is no work, but its deadline may be the next.
+        let due = self.core.poll_timeout();
+        due.is_some_and(|due| self.wakes_at.is_none_or(|at| due < at))
+    }
 }
 
 impl Shared {
     pub(crate) fn new(clock: Clock, core: Core<Ticket>, events_max: usize) -> Self {
         Self {
             clock,
-            state: Mutex::new(State { core, waker: None }),
+            state: Mutex::new(State { core, waker: None, wakes_at: None }),
             registry: RwLock::default(),
             events: broadcast::Sender::new(events_max),
             transport: Mutex::default(),
@@ -67,7 +80,7 @@ impl Shared {
     pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Core<Ticket>, Time) -> R) -> R {
         let mut state = self.state.lock();
         let result = call(&mut state.core, self.clock.now());
-        let waker = match state.core.has_work() || state.core.is_stopped() {
+        let waker = match state.waker.is_some() && state.is_due() {
             true => state.waker.take(),
             false => None,
         };
@@ -152,7 +165,8 @@ impl Driver {
                 Output::Deliver(delivery) => self.dispatcher.deliver(delivery),
                 Output::Dial { link, address, routing_id } => {
                     if let Err(error) = self.transport.dial(link, &address, routing_id) {
-                        self.report(address, &error);
+                        let reason = error.to_string();
+                        self.incoming.push(transport::Event::Closed { link, reason });
                     }
                 }
                 Output::Event(event) => self.publish(event),
@@ -162,15 +176,6 @@ impl Driver {
             }
         }
         self.outputs = outputs;
-    }
-
-    fn report(&self, address: transport::Address, error: &transport::DialError) {
-        tracing::warn!(%address, %error, "cannot dial");
-        self.publish(Event::Error {
-            source: Source::Client(address),
-            code: ErrorCode::InvalidAddress,
-            message: error.to_string(),
-        });
     }
 
     fn publish(&self, event: Event) {
@@ -202,6 +207,7 @@ impl Driver {
         }
         state.waker = Some(cx.waker().clone());
         let due = state.core.poll_timeout();
+        state.wakes_at = due;
         drop(state);
         self.arm(match self.drained {
             Some(drained) => Some(drained + GOODBYE_GRACE),
@@ -260,10 +266,20 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // The runtime may end before the node is stopped: whoever waits must hear of it.
+        // The runtime may end before the node is stopped: whoever waits must hear of it. Anything
+        // else that the core still wants needs a runtime.
         self.shared.with(|core, now| core.stop(now));
         self.advance();
-        self.perform();
+        for output in std::mem::take(&mut self.outputs) {
+            match output {
+                Output::Event(event) => self.publish(event),
+                Output::Resolve(ticket, result) => drop(ticket.send(result)),
+                Output::Deliver(_) | Output::Dial { .. } | Output::HangUp(_) => {}
+            }
+        }
+        // Handlers often hold a handle of their node, which would keep itself in memory.
+        let registry = std::mem::take(&mut *self.shared.registry.write());
+        drop(registry);
         self.finished.send_replace(true);
     }
 }

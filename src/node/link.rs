@@ -14,6 +14,9 @@ use crate::id::{NodeId, RequestId};
 use crate::timer::Time;
 use crate::transport::Route;
 
+/// System messages that may wait in one queue.
+const SYSTEM_MESSAGES_MAX: usize = 64;
+
 /// Limits of one queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLimits {
@@ -49,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) peer: Option<NodeId>,
     queue: VecDeque<Queued>,
     queued_bytes: usize,
+    /// How many of the queue are system messages.
+    queued_system: usize,
     /// The transport said that it is full; wait for it to say otherwise.
     blocked: bool,
     /// Whether the link stands in `Links::ready`.
@@ -64,6 +69,7 @@ impl Link {
             peer: None,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            queued_system: 0,
             blocked: false,
             listed: false,
             sequence_out: 0,
@@ -85,6 +91,12 @@ impl Link {
         self.queue.is_empty()
             || (self.queue.len() < limits.messages_max
                 && self.queued_bytes + bytes <= limits.bytes_max)
+    }
+
+    /// Whether another system message fits. They have room of their own, so that a queue full of
+    /// messages holds up no news, and a limit, or a peer that pings and never reads fills ours.
+    pub(crate) fn has_system_room(&self) -> bool {
+        self.queued_system < SYSTEM_MESSAGES_MAX
     }
 
     /// Notes the number of an envelope that arrived; returns how many are missing before it.
@@ -145,6 +157,7 @@ impl Links {
     pub(crate) fn push(&mut self, route: Route, queued: Queued) {
         let Some(link) = self.links.get_mut(&route) else { return };
         link.queued_bytes += queued.message.len();
+        link.queued_system += usize::from(queued.system);
         link.queue.push_back(queued);
         if !link.blocked && !link.listed {
             link.listed = true;
@@ -161,6 +174,7 @@ impl Links {
                 continue;
             };
             link.queued_bytes -= queued.message.len();
+            link.queued_system -= usize::from(queued.system);
             if !link.queue.is_empty() {
                 link.listed = true;
                 self.ready.push_back(route);
@@ -174,6 +188,7 @@ impl Links {
     pub(crate) fn blocked(&mut self, route: Route, queued: Queued) {
         let Some(link) = self.links.get_mut(&route) else { return };
         link.queued_bytes += queued.message.len();
+        link.queued_system += usize::from(queued.system);
         link.queue.push_front(queued);
         link.blocked = true;
     }
@@ -191,6 +206,12 @@ impl Links {
     /// Whether a message could be handed to the transport at once.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// How many links there are, joined or not.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
     }
 
     /// Whether every queue is empty.
@@ -269,6 +290,26 @@ mod tests {
         assert!(!links.open(route(1)).has_room(7, LIMITS), "over the byte limit");
         links.push(route(1), queued(1));
         assert!(!links.open(route(1)).has_room(1, LIMITS), "over the message limit");
+    }
+
+    /// A peer that pings and never reads must not fill our memory with answers; what waits for it
+    /// otherwise has no say in that.
+    #[test]
+    fn system_messages_have_a_limit_of_their_own() {
+        let mut links = Links::default();
+        links.open(route(1));
+        links.push(route(1), Queued::application(Bytes::new(), RequestId::NONE));
+        for waiting in 0..SYSTEM_MESSAGES_MAX {
+            assert!(links.open(route(1)).has_system_room(), "refused after {waiting}");
+            links.push(route(1), queued(1));
+        }
+        assert!(!links.open(route(1)).has_system_room());
+        links.pop();
+        assert!(!links.open(route(1)).has_system_room(), "that was no system message");
+        let (_, taken) = links.pop().unwrap();
+        assert!(links.open(route(1)).has_system_room());
+        links.blocked(route(1), taken);
+        assert!(!links.open(route(1)).has_system_room(), "it is back");
     }
 
     /// One peer's thousand messages must not delay another peer's one.

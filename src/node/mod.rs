@@ -397,6 +397,9 @@ impl Node {
                 if peers.len() >= wanted {
                     return Ok(peers);
                 }
+                if self.is_stopped() {
+                    return Err(WaitError::Stopped);
+                }
                 match events.recv().await {
                     Ok(Event::Stopped) | Err(broadcast::error::RecvError::Closed) => {
                         return Err(WaitError::Stopped);
@@ -413,7 +416,12 @@ impl Node {
 
     /// Events from now on. A subscriber that does not keep up is told how many it missed.
     pub fn events(&self) -> Events {
-        Events { receiver: self.handle.shared.events.subscribe() }
+        let receiver = self.handle.shared.events.subscribe();
+        Events { receiver, ended: self.is_stopped() }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.handle.shared.with(|core, _| core.is_stopped())
     }
 
     /// What the node knows and has counted.
@@ -478,6 +486,8 @@ impl fmt::Debug for Node {
 #[derive(Debug)]
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
+    /// The last event has been taken. The channel lives on with the handles of the node.
+    ended: bool,
 }
 
 /// A subscriber did not keep up.
@@ -499,8 +509,14 @@ impl Events {
     ///
     /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Option<Event>, Lagged> {
+        if self.ended {
+            return Ok(None);
+        }
         match self.receiver.recv().await {
-            Ok(event) => Ok(Some(event)),
+            Ok(event) => {
+                self.ended = event == Event::Stopped;
+                Ok(Some(event))
+            }
             Err(broadcast::error::RecvError::Closed) => Ok(None),
             Err(broadcast::error::RecvError::Lagged(missed)) => Err(Lagged { missed }),
         }

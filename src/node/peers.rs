@@ -66,16 +66,17 @@ impl Peers {
 
     /// A link has left; returns which life of the peer it belonged to.
     pub(crate) fn left(&mut self, node: &NodeId, route: Route) -> Incarnation {
-        // The entry may be of a newer link already: two links may be up for a moment.
-        let incarnation = self.incarnation(node, route);
-        if let (Some(peer), Some(_)) = (self.peers.get_mut(node), incarnation) {
-            match route {
-                Route::Downstream(_) => peer.downstream = None,
-                Route::Upstream(_) => peer.upstream = None,
+        let Some(peer) = self.peers.get_mut(node) else { return Incarnation::UNKNOWN };
+        let incarnation = match route {
+            Route::Downstream(id) => {
+                peer.downstream.take_if(|(known, _)| *known == id).map(|l| l.1)
             }
-            if peer.upstream.is_none() && peer.downstream.is_none() {
-                self.peers.remove(node);
+            Route::Upstream(link) => {
+                peer.upstream.take_if(|(known, _)| *known == link).map(|l| l.1)
             }
+        };
+        if peer.upstream.is_none() && peer.downstream.is_none() {
+            self.peers.remove(node);
         }
         incarnation.unwrap_or(Incarnation::UNKNOWN)
     }

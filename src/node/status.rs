@@ -32,7 +32,7 @@ pub struct Counters {
     pub replies_dropped_full: u64,
     /// Ticks that were refused to the caller because the queue was full.
     pub ticks_refused_full: u64,
-    /// Answers to strangers that were dropped because a queue was full.
+    /// Answers to strangers, and system messages, that were dropped because a queue was full.
     pub dropped_full: u64,
     /// Messages that could not be sent because the connection was gone.
     pub dropped_not_connected: u64,

@@ -138,6 +138,9 @@ impl<T> Core<T> {
     }
 
     fn accept_reply(&mut self, now: Time, route: Route, envelope: Envelope) {
+        if self.joined_as(route) != Some(envelope.from) {
+            return self.counters.reject("not_joined");
+        }
         self.alive(now, route);
         let Some(waiting) = self.requests.complete(envelope.request, route) else { return };
         let peer = waiting.peer.clone();
@@ -257,11 +260,15 @@ impl<T> Core<T> {
         }
     }
 
-    /// Queues a system message. They are few, so that only strangers' answers need a limit.
+    /// Queues a system message, unless too many wait already: the peer reads none of them.
     pub(super) fn send_system(&mut self, now: Time, route: Route, message: &System) {
         let (kind, payload) = message.encode();
         let to = self.joined_as(route).unwrap_or(Incarnation::UNKNOWN);
         let link = self.links.link(route);
+        if link.as_ref().is_some_and(|link| !link.has_system_room()) {
+            self.counters.dropped_full += 1;
+            return;
+        }
         let stray = link.is_none();
         let encoded = Outgoing {
             kind,
@@ -290,7 +297,7 @@ impl<T> Core<T> {
         }
     }
 
-    /// A message could not be sent: its caller hears at once, or the loss is counted.
+    /// A message could not be sent: its caller hears at once, and the loss is counted.
     pub(super) fn unsent(&mut self, queued: &Queued) {
         self.counters.dropped_not_connected += 1;
         if let Some(waiting) = self.requests.cancel(queued.request) {

@@ -1,6 +1,7 @@
 //! How clients, the server and discovery are wired into one node: their outputs become messages,
 //! entries of the peer table and events.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{ClientLink, Core, Output};
@@ -17,8 +18,11 @@ use crate::timer::Time;
 use crate::transport::{Address, LinkId, Route, RoutingId};
 
 impl<T> Core<T> {
+    /// Tells those who listen; after the node's last event there is nothing to tell.
     pub(super) fn event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
+        if !self.stopped {
+            self.outputs.push_back(Output::Event(event));
+        }
     }
 
     // ---- clients ---------------------------------------------------------------------------
@@ -95,7 +99,14 @@ impl<T> Core<T> {
     }
 
     fn drain_client(&mut self, now: Time, link: LinkId) {
-        while let Some(output) = self.clients.get_mut(&link).and_then(|e| e.client.poll_output()) {
+        while let Some(output) = self.poll_client(link) {
+            // Layers report from the bottom up: the client's own event, which follows its joins
+            // and leaves, comes before the node's.
+            if matches!(output, client::Output::Joined(_) | client::Output::Left(_))
+                && let Some(report) = self.poll_client(link)
+            {
+                self.client_output(now, link, report);
+            }
             self.client_output(now, link, output);
         }
         let Some(entry) = self.clients.get_mut(&link) else { return };
@@ -109,6 +120,10 @@ impl<T> Core<T> {
                 self.client_timeouts.insert((new, link));
             }
         }
+    }
+
+    fn poll_client(&mut self, link: LinkId) -> Option<client::Output> {
+        self.clients.get_mut(&link)?.client.poll_output()
     }
 
     fn client_output(&mut self, now: Time, link: LinkId, output: client::Output) {
@@ -147,20 +162,29 @@ impl<T> Core<T> {
 
     pub(super) fn drain_server(&mut self, now: Time) {
         while let Some(output) = self.server.poll_output() {
-            match output {
-                server::Output::Event(event) => self.event(Event::Server(event)),
-                server::Output::Joined { route, peer } => {
-                    self.links.open(Route::Downstream(route));
-                    self.joined(now, Route::Downstream(route), peer);
-                }
-                server::Output::Labels { peer, .. } => self.relabeled(now, peer),
-                server::Output::Left { route, reason, .. } => {
-                    self.left(now, Route::Downstream(route), reason);
-                }
-                server::Output::Peers { known, .. } => self.heard(now, known),
-                server::Output::Send { route, message } => {
-                    self.send_system(now, Route::Downstream(route), &message);
-                }
+            // As for a client: first the server's own event, then what it means for the node.
+            if matches!(output, server::Output::Joined { .. } | server::Output::Left { .. })
+                && let Some(report) = self.server.poll_output()
+            {
+                self.server_output(now, report);
+            }
+            self.server_output(now, output);
+        }
+    }
+
+    fn server_output(&mut self, now: Time, output: server::Output) {
+        match output {
+            server::Output::Event(event) => self.event(Event::Server(event)),
+            server::Output::Joined { route, peer } => {
+                self.joined(now, Route::Downstream(route), peer);
+            }
+            server::Output::Labels { peer, .. } => self.relabeled(now, peer),
+            server::Output::Left { route, reason, .. } => {
+                self.left(now, Route::Downstream(route), reason);
+            }
+            server::Output::Peers { known, .. } => self.heard(now, known),
+            server::Output::Send { route, message } => {
+                self.send_system(now, Route::Downstream(route), &message);
             }
         }
     }
@@ -185,14 +209,18 @@ impl<T> Core<T> {
 
     pub(super) fn drain_discovery(&mut self, now: Time) {
         while let Some(output) = self.discovery.poll_output() {
-            match output {
-                discovery::Output::Dial { address } => self.dial(now, address),
-                discovery::Output::HangUp { address } => self.hang_up(now, &address),
-                discovery::Output::Tell(known) => {
-                    let message = System::Peers(known);
-                    for route in self.peers.routes() {
-                        self.send_system(now, route, &message);
-                    }
+            self.discovery_output(now, output);
+        }
+    }
+
+    fn discovery_output(&mut self, now: Time, output: discovery::Output) {
+        match output {
+            discovery::Output::Dial { address } => self.dial(now, address),
+            discovery::Output::HangUp { address } => self.hang_up(now, &address),
+            discovery::Output::Tell(known) => {
+                let message = System::Peers(known);
+                for route in self.peers.routes() {
+                    self.send_system(now, route, &message);
                 }
             }
         }
@@ -202,13 +230,19 @@ impl<T> Core<T> {
 
     fn joined(&mut self, now: Time, route: Route, info: PeerInfo) {
         let direction = direction(route);
+        let dialed = self.dialed_address(route);
+        self.discovery.handle(now, discovery::Input::Joined { dialed, peer: info.clone() });
+        let effects: Vec<_> = std::iter::from_fn(|| self.discovery.poll_output()).collect();
+        // A second link that we dialed to the same node takes the first one's place: the first
+        // leaves before the second joins.
+        let is_hang_up = |effect: &_| matches!(effect, discovery::Output::HangUp { .. });
+        let (hang_ups, others): (Vec<_>, Vec<_>) = effects.into_iter().partition(is_hang_up);
+        hang_ups.into_iter().for_each(|effect| self.discovery_output(now, effect));
         self.links.open(route).peer = Some(info.node.clone());
         self.peers.joined(route, info.clone());
         tracing::info!(peer = %info.node, ?direction, "peer joined");
-        self.event(Event::PeerJoined { peer: info.clone(), direction });
-        let dialed = self.dialed_address(route);
-        self.discovery.handle(now, discovery::Input::Joined { dialed, peer: info });
-        self.drain_discovery(now);
+        self.event(Event::PeerJoined { peer: info, direction });
+        others.into_iter().for_each(|effect| self.discovery_output(now, effect));
     }
 
     fn dialed_address(&self, route: Route) -> Option<Address> {
@@ -233,9 +267,11 @@ impl<T> Core<T> {
         let incarnation = self.peers.left(&peer, route);
         tracing::info!(%peer, ?direction, %reason, "peer left");
         self.lose_requests(route);
-        let waiting = match route {
-            Route::Downstream(_) => self.links.close(route),
-            Route::Upstream(_) => self.links.reset(route),
+        let waiting = match (reason, route) {
+            // What was accepted before we left still goes out, and the goodbye after it.
+            (LeaveReason::Stopped, _) => VecDeque::new(),
+            (_, Route::Downstream(_)) => self.links.close(route),
+            (_, Route::Upstream(_)) => self.links.reset(route),
         };
         for queued in waiting {
             match queued.system {
