@@ -420,10 +420,6 @@ impl Node {
         Events { receiver, ended: self.is_stopped() }
     }
 
-    fn is_stopped(&self) -> bool {
-        self.handle.shared.with(|core, _| core.is_stopped())
-    }
-
     /// What the node knows and has counted.
     pub fn status(&self) -> NodeStatus {
         let peers = self.peers();
