@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{ClientLink, Core, Output};
-use crate::client::{self, Client};
+use crate::client::{self, Client, ClientEvent};
 use crate::discovery;
 use crate::error::ErrorCode;
 use crate::id::NodeId;
@@ -40,6 +40,19 @@ impl<T> Core<T> {
         self.links.open(Route::Upstream(link));
         self.outputs.push_back(Output::Dial { link, address, routing_id });
         self.drain_client(now, link);
+    }
+
+    /// Dials anew under another routing id: a listener may hold a connection that it does not read,
+    /// because the last one of the same name ended without its noticing.
+    fn redial(&mut self, now: Time, link: LinkId) {
+        let Some(entry) = self.clients.get(&link) else { return };
+        let address = entry.address.clone();
+        self.outputs.push_back(Output::HangUp(link));
+        for queued in self.links.close(Route::Upstream(link)) {
+            self.unsent(&queued);
+        }
+        self.forget_link(link);
+        self.dial(now, address);
     }
 
     fn hang_up(&mut self, now: Time, address: &Address) {
@@ -132,7 +145,11 @@ impl<T> Core<T> {
             client::Output::Event(event) => {
                 let Some(entry) = self.clients.get(&link) else { return };
                 let address = entry.address.clone();
+                let unanswered = event == ClientEvent::HandshakeTimeout;
                 self.event(Event::Client { address, event });
+                if unanswered {
+                    self.redial(now, link);
+                }
             }
             client::Output::GiveUp(reason) => self.give_up(now, link, reason),
             client::Output::Joined(info) => self.joined(now, route, info),
