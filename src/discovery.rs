@@ -41,6 +41,8 @@ const REDIAL_WAIT: Duration = Duration::from_secs(30);
 pub struct Discovery {
     node: NodeId,
     address: Option<Address>,
+    /// Whether nodes that were heard of are dialed too, or only seeds.
+    dials_heard: bool,
     rng: fastrand::Rng,
     targets: BTreeMap<Address, Target>,
     /// Removed by a person, so not to be learned again from peers.
@@ -59,6 +61,7 @@ impl Discovery {
         Self {
             node,
             address,
+            dials_heard: true,
             rng,
             targets: BTreeMap::new(),
             avoided: BTreeSet::new(),
@@ -67,6 +70,13 @@ impl Discovery {
             wake_at: None,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// Dials seeds and nobody else. Others are still told of those we are linked to.
+    #[must_use]
+    pub fn seeds_only(mut self) -> Self {
+        self.dials_heard = false;
+        self
     }
 
     /// Takes one input; what follows from it is read with [`Self::poll_output`].
@@ -136,7 +146,11 @@ impl Discovery {
 
     fn heard_of(&mut self, now: Time, node: NodeId, address: Address) {
         let ourselves = node == self.node || Some(&address) == self.address.as_ref();
-        if ourselves || !address.is_dialable() || self.avoided.contains(&address) {
+        if !self.dials_heard
+            || ourselves
+            || !address.is_dialable()
+            || self.avoided.contains(&address)
+        {
             return;
         }
         if let Some(target) = self.targets.get_mut(&address) {

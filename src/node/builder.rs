@@ -167,7 +167,8 @@ impl Builder {
         self
     }
 
-    /// Whether nodes that peers tell of are dialed too [default: yes].
+    /// Whether nodes that tell of themselves or that peers tell of are dialed too [default: yes].
+    /// Without it a node dials the addresses it was given and nobody else.
     pub fn gossip(mut self, gossip: bool) -> Self {
         self.gossip = gossip;
         self

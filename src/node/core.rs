@@ -145,6 +145,7 @@ impl<T> Core<T> {
             server::Options { peers_max: settings.peers_max, ..server::Options::default() };
         let server = Server::new(now, Arc::clone(&identity), settings.heartbeat, options);
         let discovery = Discovery::new(identity.node.clone(), identity.address.clone(), rng.fork());
+        let discovery = if settings.gossip { discovery } else { discovery.seeds_only() };
         let mut core = Self {
             server,
             clients: BTreeMap::new(),

@@ -64,7 +64,8 @@ impl Node {
         On { node: self, pattern: Pattern::new(pattern), order: Order::OneByOne, system: false }
     }
 
-    /// As [`on`](Self::on), for subjects that match a regular expression as a whole.
+    /// As [`on`](Self::on), for subjects in which a regular expression finds a match, anywhere
+    /// unless `^` and `$` tie it to the ends. Subjects that begin with `_` never match.
     pub fn on_regex(&self, expression: &str) -> On<'_> {
         On {
             node: self,

@@ -49,7 +49,7 @@ impl Address {
             Self::Tcp { host, port } => {
                 *port != 0
                     && host != "*"
-                    && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+                    && !host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified())
             }
             Self::Inproc { .. } | Self::Ipc { .. } => true,
         }
@@ -59,7 +59,8 @@ impl Address {
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(is_loopback)
             }
             Self::Inproc { .. } | Self::Ipc { .. } => true,
         }
@@ -172,6 +173,8 @@ mod tests {
         for (text, dialable) in [
             ("tcp://*:1", false),
             ("tcp://0.0.0.0:1", false),
+            // What libzmq says when it was told to listen on 0.0.0.0.
+            ("tcp://[::ffff:0.0.0.0]:1", false),
             ("tcp://a:0", false),
             ("tcp://a:1", true),
         ] {

@@ -218,10 +218,8 @@ impl<T> Core<T> {
     // ---- discovery -------------------------------------------------------------------------
 
     fn heard(&mut self, now: Time, known: KnownPeers) {
-        if self.settings.gossip {
-            self.discovery.handle(now, discovery::Input::Heard(known));
-            self.drain_discovery(now);
-        }
+        self.discovery.handle(now, discovery::Input::Heard(known));
+        self.drain_discovery(now);
     }
 
     pub(super) fn drain_discovery(&mut self, now: Time) {
