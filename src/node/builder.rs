@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::core::{Core, Settings};
+use super::core::{Core, Settings, system_bytes_max};
 use super::driver::{Driver, Shared};
 use super::error::StartError;
 use super::link::QueueLimits;
@@ -275,7 +275,7 @@ impl Builder {
 
     fn transport_options(&self) -> transport::Options {
         transport::Options {
-            message_bytes_max: self.payload_bytes_max + 4096,
+            message_bytes_max: system_bytes_max(self.payload_bytes_max) + 4096,
             ..transport::Options::default()
         }
     }

@@ -95,6 +95,15 @@ pub(crate) struct Message<'a> {
     pub(crate) system: bool,
 }
 
+/// The most bytes of a payload of the system, whose messages carry those of applications with
+/// something around them, and which needs some room even where applications have little.
+pub(crate) fn system_bytes_max(payload_bytes_max: usize) -> usize {
+    payload_bytes_max.max(SYSTEM_BYTES_MIN) + SYSTEM_BYTES_EXTRA
+}
+
+const SYSTEM_BYTES_MIN: usize = 4 * 1024 * 1024;
+const SYSTEM_BYTES_EXTRA: usize = 64 * 1024;
+
 /// Answers to strangers that may wait to be sent.
 const STRAY_SENDS_MAX: usize = 1_024;
 
@@ -280,12 +289,9 @@ impl<T> Core<T> {
         format: Format,
         payload: &[u8],
     ) {
-        if payload.len() > self.settings.payload_bytes_max {
-            let message = format!(
-                "reply of {} bytes is over the limit of {}",
-                payload.len(),
-                self.settings.payload_bytes_max
-            );
+        let max = system_bytes_max(self.settings.payload_bytes_max);
+        if payload.len() > max {
+            let message = format!("reply of {} bytes is over the limit of {max}", payload.len(),);
             return self.reply_error(now, route, request, ErrorCode::PayloadTooLarge, &message);
         }
         let message = Message { subject: "", format, payload, system: true };
@@ -456,6 +462,10 @@ impl<T> Core<T> {
     /// Whether everything was handed to the transport.
     pub(crate) fn is_drained(&self) -> bool {
         self.stray_sends.is_empty() && self.links.is_drained()
+    }
+
+    pub(crate) fn system_bytes_max(&self) -> usize {
+        system_bytes_max(self.settings.payload_bytes_max)
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

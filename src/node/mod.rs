@@ -420,6 +420,11 @@ impl Node {
         Events { receiver, ended: self.is_stopped() }
     }
 
+    /// The most bytes of a message of the system.
+    pub(crate) fn system_bytes_max(&self) -> usize {
+        self.handle.shared.with(|core, _| core.system_bytes_max())
+    }
+
     /// What the node knows and has counted.
     pub fn status(&self) -> NodeStatus {
         let peers = self.peers();

@@ -17,15 +17,21 @@ use crate::consensus::{Persist, Role};
 use crate::id::NodeId;
 use crate::node::Node;
 
+/// Room for what a frame has besides one large entry.
+const FRAME_BYTES_EXTRA: usize = 8 * 1024;
+
 /// Runs a replica until its handle or its node is gone, or its disk fails.
 pub(super) async fn run<M: Machine>(
     node: Node,
     name: &'static str,
-    options: Options,
+    mut options: Options,
     store: Store,
     machine: M,
     shared: &Arc<Shared>,
 ) -> Result<(), String> {
+    // An entry that does not fit into a message would reach no follower, ever.
+    let fits = node.system_bytes_max().saturating_sub(FRAME_BYTES_EXTRA);
+    options.command_bytes_max = options.command_bytes_max.min(fits);
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Core, Delivery, Duration, Message, Output, Reply, Waiting};
+use super::{Core, Delivery, Duration, Message, Output, Reply, Waiting, system_bytes_max};
 use crate::client;
 use crate::error::ErrorCode;
 use crate::id::{Incarnation, RequestId};
@@ -16,7 +16,8 @@ use crate::transport::Route;
 
 impl<T> Core<T> {
     pub(super) fn received(&mut self, now: Time, route: Route, message: &Bytes) {
-        let limits = Limits { payload_bytes_max: self.settings.payload_bytes_max };
+        let payload_bytes_max = system_bytes_max(self.settings.payload_bytes_max);
+        let limits = Limits { payload_bytes_max };
         match Envelope::decode(message, &limits) {
             Ok(envelope) => {
                 self.counters.received += 1;
@@ -101,6 +102,19 @@ impl<T> Core<T> {
             self.counters.expired += 1;
             return self.refuse_request(now, route, &envelope, ErrorCode::Expired, "too late");
         }
+        let max = self.settings.payload_bytes_max;
+        if envelope.payload.len() > max && !envelope.subject.is_system() {
+            self.counters.reject("payload_too_large");
+            let bytes = envelope.payload.len();
+            let message = format!("payload of {bytes} bytes is over the limit of {max}");
+            return self.refuse_request(
+                now,
+                route,
+                &envelope,
+                ErrorCode::PayloadTooLarge,
+                &message,
+            );
+        }
         let Some(peer) = self.links.peek(route).and_then(|link| link.peer.clone()) else { return };
         self.outputs.push_back(Output::Deliver(Delivery {
             peer,
@@ -183,7 +197,10 @@ impl<T> Core<T> {
         if message.subject.starts_with('_') && !message.system {
             return Err(InvalidMessage::SystemSubject(subject()));
         }
-        let max = self.settings.payload_bytes_max;
+        let max = match message.system {
+            true => system_bytes_max(self.settings.payload_bytes_max),
+            false => self.settings.payload_bytes_max,
+        };
         match message.payload.len() > max {
             true => Err(InvalidMessage::TooLarge { bytes: message.payload.len(), max }),
             false => Ok(()),
