@@ -77,6 +77,22 @@ pub(crate) struct Delivery {
     pub(crate) deadline: Option<Time>,
 }
 
+impl Delivery {
+    /// Where the answer goes.
+    pub(crate) fn reply_to(&self) -> ReplyTo {
+        ReplyTo { route: self.route, request: self.request, system: self.subject.is_system() }
+    }
+}
+
+/// Where the answer to a request goes; a tick's goes nowhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplyTo {
+    pub(crate) route: Route,
+    pub(crate) request: RequestId,
+    /// Whether the request was one of the system, whose messages may be a little larger.
+    system: bool,
+}
+
 /// What a handler on another node answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
@@ -281,17 +297,11 @@ impl<T> Core<T> {
     }
 
     /// Answers a request that was delivered.
-    pub(crate) fn reply(
-        &mut self,
-        now: Time,
-        route: Route,
-        request: RequestId,
-        format: Format,
-        payload: &[u8],
-    ) {
-        let max = system_bytes_max(self.settings.payload_bytes_max);
+    pub(crate) fn reply(&mut self, now: Time, to: ReplyTo, format: Format, payload: &[u8]) {
+        let max = self.payload_bytes_max(to.system);
+        let ReplyTo { route, request, .. } = to;
         if payload.len() > max {
-            let message = format!("reply of {} bytes is over the limit of {max}", payload.len(),);
+            let message = format!("reply of {} bytes is over the limit of {max}", payload.len());
             return self.reply_error(now, route, request, ErrorCode::PayloadTooLarge, &message);
         }
         let message = Message { subject: "", format, payload, system: true };
@@ -464,8 +474,12 @@ impl<T> Core<T> {
         self.stray_sends.is_empty() && self.links.is_drained()
     }
 
-    pub(crate) fn system_bytes_max(&self) -> usize {
-        system_bytes_max(self.settings.payload_bytes_max)
+    /// The most bytes of a payload, of an application or of the system.
+    pub(crate) fn payload_bytes_max(&self, system: bool) -> usize {
+        match system {
+            true => system_bytes_max(self.settings.payload_bytes_max),
+            false => self.settings.payload_bytes_max,
+        }
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::core::{Core, Delivery};
+use super::core::{Core, Delivery, ReplyTo};
 use super::driver::{Shared, Ticket};
 use super::error::HandlerError;
 use super::handler::{Call, Middleware, Next, Outcome};
@@ -25,7 +25,6 @@ use crate::id::{NodeId, RequestId};
 use crate::protocol::envelope::Format;
 use crate::protocol::handlers::{Handlers, Verb};
 use crate::timer::Time;
-use crate::transport::Route;
 
 /// Messages of one peer that may wait for its earlier ones to be handled.
 const LANE_MESSAGES_MAX: usize = 10_000;
@@ -69,13 +68,6 @@ struct Job {
     middleware: Arc<[Arc<dyn Middleware>]>,
     reply_to: ReplyTo,
     deadline: Option<Time>,
-}
-
-/// Where the outcome goes; a tick's goes nowhere.
-#[derive(Clone, Copy)]
-struct ReplyTo {
-    route: Route,
-    request: RequestId,
 }
 
 /// What one peer's ordered handlers are doing.
@@ -133,7 +125,7 @@ impl Dispatcher {
             RequestId::NONE => Verb::Tick,
             _ => Verb::Request,
         };
-        let reply_to = ReplyTo { route: delivery.route, request: delivery.request };
+        let reply_to = delivery.reply_to();
         let (handlers, middleware) = self.find(verb, delivery.subject.as_str());
         if handlers.is_empty() {
             return self.unhandled(reply_to, delivery.subject.as_str());
@@ -294,7 +286,7 @@ fn reply(core: &mut Core<Ticket>, now: Time, to: ReplyTo, outcome: Outcome) {
     match (to.request, outcome) {
         (RequestId::NONE, Ok(_)) => {}
         (RequestId::NONE, Err(error)) => tracing::warn!(%error, "a tick's handler failed"),
-        (request, Ok((format, payload))) => core.reply(now, to.route, request, format, &payload),
+        (_, Ok((format, payload))) => core.reply(now, to, format, &payload),
         (request, Err(error)) => {
             core.reply_error(now, to.route, request, error.code, &error.message);
         }

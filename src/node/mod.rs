@@ -422,7 +422,7 @@ impl Node {
 
     /// The most bytes of a message of the system.
     pub(crate) fn system_bytes_max(&self) -> usize {
-        self.handle.shared.with(|core, _| core.system_bytes_max())
+        self.handle.shared.with(|core, _| core.payload_bytes_max(true))
     }
 
     /// What the node knows and has counted.

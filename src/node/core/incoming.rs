@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Core, Delivery, Duration, Message, Output, Reply, Waiting, system_bytes_max};
+use super::{Core, Delivery, Duration, Message, Output, Reply, Waiting};
 use crate::client;
 use crate::error::ErrorCode;
 use crate::id::{Incarnation, RequestId};
@@ -16,8 +16,7 @@ use crate::transport::Route;
 
 impl<T> Core<T> {
     pub(super) fn received(&mut self, now: Time, route: Route, message: &Bytes) {
-        let payload_bytes_max = system_bytes_max(self.settings.payload_bytes_max);
-        let limits = Limits { payload_bytes_max };
+        let limits = Limits { payload_bytes_max: self.payload_bytes_max(true) };
         match Envelope::decode(message, &limits) {
             Ok(envelope) => {
                 self.counters.received += 1;
@@ -102,8 +101,8 @@ impl<T> Core<T> {
             self.counters.expired += 1;
             return self.refuse_request(now, route, &envelope, ErrorCode::Expired, "too late");
         }
-        let max = self.settings.payload_bytes_max;
-        if envelope.payload.len() > max && !envelope.subject.is_system() {
+        let max = self.payload_bytes_max(envelope.subject.is_system());
+        if envelope.payload.len() > max {
             self.counters.reject("payload_too_large");
             let bytes = envelope.payload.len();
             let message = format!("payload of {bytes} bytes is over the limit of {max}");
@@ -197,10 +196,7 @@ impl<T> Core<T> {
         if message.subject.starts_with('_') && !message.system {
             return Err(InvalidMessage::SystemSubject(subject()));
         }
-        let max = match message.system {
-            true => system_bytes_max(self.settings.payload_bytes_max),
-            false => self.settings.payload_bytes_max,
-        };
+        let max = self.payload_bytes_max(message.system);
         match message.payload.len() > max {
             true => Err(InvalidMessage::TooLarge { bytes: message.payload.len(), max }),
             false => Ok(()),

@@ -173,13 +173,13 @@ fn every_broken_rule_has_its_own_error() {
     assert_eq!(forged(3, Kind::Ping.number()), field(Kind::Ping, "request id"));
     assert_eq!(forged(3, Kind::Reply.number()), field(Kind::Reply, "time left"));
     assert_eq!(forged(5, 9), Err(EnvelopeError::Length { expected: 65, got: 64 }));
-    assert_eq!(forged(44, 3), Err(EnvelopeError::Length { expected: 59, got: 64 }));
+    assert_eq!(forged(44, 3), Err(EnvelopeError::Length { expected: 63, got: 64 }));
     assert_eq!(
         forged(47, 1),
         Err(EnvelopeError::PayloadTooLarge { bytes: (1 << 24) + 4, max: 4096 })
     );
     let character = InvalidSubject::Character { byte: b' ' };
-    assert_eq!(forged(50, b' '), Err(EnvelopeError::Subject(character)));
+    assert_eq!(forged(54, b' '), Err(EnvelopeError::Subject(character)));
     let mut damaged = request().encode().to_vec();
     damaged[59] ^= 1;
     assert_eq!(Envelope::decode(&damaged.into(), &LIMITS), Err(EnvelopeError::Checksum));

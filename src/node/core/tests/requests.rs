@@ -78,7 +78,7 @@ fn timeout_comes_at_the_deadline_of_the_call() {
     let now = world.now;
     for _ in 0..2 {
         let core = &mut world.nodes[1].core;
-        core.reply(now, delivery.route, delivery.request, Format::Raw, b"late");
+        core.reply(now, delivery.reply_to(), Format::Raw, b"late");
     }
     world.settle();
     assert_eq!(world.counters(0).late_replies, 2, "late, and late again");
@@ -224,7 +224,7 @@ fn reply_over_the_limit_becomes_an_error_that_names_it() {
     world.settle();
     let delivery = world.nodes[1].deliveries[0].clone();
     let (now, large) = (world.now, vec![0; 64 * 1024 + 1]);
-    world.nodes[1].core.reply(now, delivery.route, delivery.request, Format::Raw, &large);
+    world.nodes[1].core.reply(now, delivery.reply_to(), Format::Raw, &large);
     world.settle();
     let Some((1, Some(RequestError::Handler { code, message, .. }))) = errors(&world, 0).pop()
     else {

@@ -216,8 +216,12 @@ impl World {
             match output {
                 Output::Deliver(delivery) => {
                     if sim.echo && delivery.request != RequestId::NONE {
-                        let (route, request) = (delivery.route, delivery.request);
-                        sim.core.reply(self.now, route, request, Format::Raw, &delivery.payload);
+                        sim.core.reply(
+                            self.now,
+                            delivery.reply_to(),
+                            Format::Raw,
+                            &delivery.payload,
+                        );
                     }
                     sim.deliveries.push(delivery);
                 }
