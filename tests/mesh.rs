@@ -309,7 +309,9 @@ async fn messages_are_handled_in_order_for_each_peer_and_side_by_side_across_pee
 /// would be 80 GB.
 #[tokio::test]
 async fn messages_that_wait_for_a_slow_handler_have_a_limit_in_bytes() {
-    let (client, server) = pair().await;
+    let server = start("server");
+    let client = describe("client").queue(100, 256 * 1024 * 1024);
+    let client = join(client.connect(server.address().unwrap()), &server).await;
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
     server
