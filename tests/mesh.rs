@@ -305,6 +305,37 @@ async fn messages_are_handled_in_order_for_each_peer_and_side_by_side_across_pee
     assert_eq!(soon(two).await.unwrap(), Ok(2));
 }
 
+/// What waits for a slow handler is limited in bytes too: ten thousand messages of the largest size
+/// would be 80 GB.
+#[tokio::test]
+async fn messages_that_wait_for_a_slow_handler_have_a_limit_in_bytes() {
+    let server = start("server");
+    let client = describe("client").queue(100, 256 * 1024 * 1024);
+    let client = join(client.connect(server.address().unwrap()), &server).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    server
+        .on("work")
+        .request_raw(move |_: Call| {
+            let held = Arc::clone(&held);
+            async move {
+                held.acquire().await.unwrap().forget();
+                Ok(Vec::new().into())
+            }
+        })
+        .unwrap();
+    let load = bytes::Bytes::from(vec![0; 7 * 1024 * 1024]);
+    let mut asked: Vec<_> =
+        (0..11).map(|_| client.request_raw("server", "work", load.clone()).into_future()).collect();
+    // One runs and nine wait, for 63 of 64 MiB.
+    let busy = soon(asked.pop().unwrap()).await.unwrap_err();
+    assert_eq!(code(&busy), ErrorCode::Busy);
+    gate.add_permits(10);
+    for response in asked {
+        assert!(soon(response).await.is_ok());
+    }
+}
+
 #[tokio::test]
 async fn concurrent_handler_overlaps_and_refuses_beyond_its_limit() {
     let (client, server) = pair().await;
@@ -351,6 +382,7 @@ impl Middleware for Panicking {
 async fn middleware_wraps_every_handler_from_the_outside_in() {
     let (client, server) = pair().await;
     server.on_request("echo", echo).unwrap();
+    server.wrap(Panicking);
     let (saw, mut seen) = mpsc::unbounded_channel();
     for name in ["outer", "inner"] {
         let saw = saw.clone();
@@ -368,7 +400,6 @@ async fn middleware_wraps_every_handler_from_the_outside_in() {
         });
     }
     server.on_request("secret", echo).unwrap();
-    server.wrap(Panicking);
     server.on_request("panic", echo).unwrap();
     assert_eq!(soon(client.request("server", "echo", &7_u64)).await, Ok(7_u64));
     let order: Vec<String> = std::iter::from_fn(|| seen.try_recv().ok()).collect();

@@ -84,15 +84,15 @@ struct LaneState {
 }
 
 impl LaneState {
-    /// Puts a job at the end, or gives it back when there is no room.
-    fn push(&mut self, job: Job) -> Result<(), Job> {
+    /// Puts a job at the end; false if there is no room.
+    fn push(&mut self, job: Job) -> bool {
         let bytes = self.waiting_bytes + job.call.payload.len();
         if self.waiting.len() >= LANE_MESSAGES_MAX || bytes > LANE_BYTES_MAX {
-            return Err(job);
+            return false;
         }
         self.waiting_bytes = bytes;
         self.waiting.push_back(job);
-        Ok(())
+        true
     }
 
     /// Takes the next job; without one the lane is free.
@@ -195,10 +195,11 @@ impl Dispatcher {
         };
         let mut state = lane.state.lock();
         if state.busy {
-            let refused = state.push(job);
+            let reply_to = job.reply_to;
+            let taken = state.push(job);
             drop(state);
-            if let Err(job) = refused {
-                self.busy(job.reply_to);
+            if !taken {
+                self.busy(reply_to);
             }
             return;
         }

@@ -1,6 +1,7 @@
 //! Nodes that come, go, die, stall and take each other's names.
 
 use tokio::runtime::Runtime;
+use zmesh::Address;
 use zmesh::client::ClientEvent;
 
 use super::*;
@@ -39,29 +40,39 @@ impl Process {
     }
 }
 
-/// A node that has joined `server` and then stops running, with its sockets open. Ends when it is
+/// A node that has joined a peer and then stops running, with its sockets open. Ends when it is
 /// dropped.
 struct Stalled {
+    address: Address,
+    joined: oneshot::Receiver<()>,
     _release: std::sync::mpsc::Sender<()>,
 }
 
 impl Stalled {
+    /// One that has dialed `server` and stands still.
     async fn join(id: &'static str, server: &Node) -> Self {
-        let address = server.address().unwrap().clone();
+        let mut stalled = Self::start(describe(id).connect(server.address().unwrap())).await;
+        soon(&mut stalled.joined).await.unwrap();
+        stalled
+    }
+
+    /// One that stands still as soon as it has a peer.
+    async fn start(description: Builder) -> Self {
         let (release, released) = std::sync::mpsc::channel::<()>();
+        let (listen, listening) = oneshot::channel();
         let (join, joined) = oneshot::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let node = describe(id).connect(address).start().unwrap();
+                let node = description.start().unwrap();
+                listen.send(node.address().unwrap().clone()).unwrap();
                 node.wait_for_peers(&Filter::any(), 1, DEADLINE).await.unwrap();
                 join.send(()).unwrap();
                 // Holds the only thread that the node runs on.
                 let _ = released.recv();
             });
         });
-        soon(joined).await.unwrap();
-        Self { _release: release }
+        Self { address: soon(listening).await.unwrap(), joined, _release: release }
     }
 }
 
@@ -254,16 +265,18 @@ async fn stop_takes_at_most_two_seconds_whatever_a_peer_does() {
 /// Nothing else wakes the node: its next ping is ten seconds away.
 #[tokio::test]
 async fn request_on_a_link_that_is_full_times_out_in_time() {
-    let server = describe("server").heartbeat(Heartbeat::efficient()).start().unwrap();
-    let _stalled = Stalled::join("stalled", &server).await;
-    soon(server.wait_for_peers(&Filter::any(), 1, DEADLINE)).await.unwrap();
+    let stalled = Stalled::start(describe("stalled")).await;
+    let client = describe("client").heartbeat(Heartbeat::efficient()).connect(&stalled.address);
+    let client = client.start().unwrap();
+    client.wait_for_peers(&Filter::any(), 1, DEADLINE).await.unwrap();
+    soon(stalled.joined).await.unwrap();
     let load = vec![0; 16 * 1024];
-    let waiting = || server.peers().first().map_or(0, |peer| peer.queued);
+    let waiting = || client.peers().first().map_or(0, |peer| peer.queued);
     soon(async {
         let mut seen = 0;
         // The queue grows over many turns of the driver: the transport takes no more.
         while seen < 20 {
-            server.tick_raw("stalled", "load", load.clone()).ok();
+            client.tick_raw("stalled", "load", load.clone()).ok();
             tokio::task::yield_now().await;
             seen = if waiting() > 4 { seen + 1 } else { 0 };
         }
@@ -271,7 +284,7 @@ async fn request_on_a_link_that_is_full_times_out_in_time() {
     .await;
     let after = Duration::from_millis(100);
     let began = Instant::now();
-    let late = soon(server.request_raw("stalled", "x", "").timeout(after)).await.unwrap_err();
+    let late = soon(client.request_raw("stalled", "x", "").timeout(after)).await.unwrap_err();
     assert_eq!(code(&late), ErrorCode::RequestTimeout, "{late:?}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

@@ -182,16 +182,13 @@ fn check_joins(world: &World) {
     for sim in world.nodes.iter().filter(|sim| sim.alive) {
         let mut up = BTreeSet::new();
         for (at, event) in &sim.events {
-            match event {
-                Event::PeerJoined { peer, direction } => {
-                    let new = up.insert((peer.node.clone(), *direction == Direction::Upstream));
-                    assert!(new, "{at}: {} joined {direction:?} twice", peer.node);
-                }
-                Event::PeerLeft { peer, direction, .. } => {
-                    let was = up.remove(&(peer.clone(), *direction == Direction::Upstream));
-                    assert!(was, "{at}: {peer} left {direction:?} without having joined");
-                }
-                _ => {}
+            if let Event::PeerJoined { peer, direction } = event {
+                let new = up.insert((peer.node.clone(), *direction == Direction::Upstream));
+                assert!(new, "{at}: {} joined {direction:?} twice", peer.node);
+            }
+            if let Event::PeerLeft { peer, direction, .. } = event {
+                let was = up.remove(&(peer.clone(), *direction == Direction::Upstream));
+                assert!(was, "{at}: {peer} left {direction:?} without having joined");
             }
         }
         let joined: BTreeSet<NodeId> = up.into_iter().map(|(node, _)| node).collect();
@@ -341,7 +338,7 @@ fn links_that_were_given_up_are_forgotten() {
 #[test]
 fn link_that_could_not_be_opened_is_dialed_again() {
     let mut world = World::default();
-    world.add(|settings| listens_not(settings));
+    world.add(listens_not);
     world.add(|_| {});
     world.connect(0, 1);
     let link = LinkId(1);

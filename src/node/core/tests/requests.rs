@@ -176,7 +176,7 @@ fn table_of_requests_in_flight_has_a_limit() {
 #[test]
 fn replies_to_a_requester_that_does_not_read_are_dropped() {
     let mut world = World::pair();
-    world.add(|settings| listens_not(settings));
+    world.add(listens_not);
     world.connect(2, 1);
     world.settle();
     world.nodes[1].echo = true;

@@ -206,7 +206,7 @@ fn pings_may_jump() {
 #[test]
 fn replies_from_elsewhere_are_ignored() {
     let mut world = World::pair();
-    world.add(|settings| listens_not(settings));
+    world.add(listens_not);
     world.connect(2, 1);
     world.settle();
     // b asks a; c, which has joined too, answers.

@@ -89,7 +89,7 @@ impl World {
     /// Two nodes, the first of which has dialed the second.
     pub(super) fn pair() -> Self {
         let mut world = Self::default();
-        world.add(|settings| listens_not(settings));
+        world.add(listens_not);
         world.add(|_| {});
         world.connect(0, 1);
         world.settle();
@@ -378,7 +378,11 @@ fn say(event: &Event) -> String {
                 format!("client: server {node} left, {reason}")
             }
             ClientEvent::Refused { reason } => format!("client: refused, {reason}"),
-            other => format!("client: {other:?}"),
+            other @ (ClientEvent::Closed { .. }
+            | ClientEvent::HandshakeTimeout
+            | ClientEvent::NotReady
+            | ClientEvent::Ready
+            | ClientEvent::ServerLabels { .. }) => format!("client: {other:?}"),
         },
         Event::Error { code, .. } => format!("error: {code}"),
         Event::PeerJoined { peer, direction } => {
@@ -397,7 +401,10 @@ fn say(event: &Event) -> String {
             ServerEvent::ClientRefused { node, reason } => {
                 format!("server: refused {node}, {reason}")
             }
-            other => format!("server: {other:?}"),
+            other @ (ServerEvent::ClientLabels { .. }
+            | ServerEvent::Closed { .. }
+            | ServerEvent::NotReady
+            | ServerEvent::Ready) => format!("server: {other:?}"),
         },
         Event::Stopped => "node: stopped".to_owned(),
         Event::TransportReady(_) => "transport: ready".to_owned(),
