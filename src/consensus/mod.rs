@@ -6,7 +6,7 @@
 //! something leave only after [`Consensus::persisted`] of the write they depend on.
 //!
 //! Around the crate this module adds what it leaves to its users: our own codec ([`wire`]), a door
-//! that refuses what it would panic on ([`door`]), seeded election timeouts, and the rules that its
+//! that refuses what it would panic on (`door`), seeded election timeouts, and the rules that its
 //! membership changes need (see `apply_membership` and `leave_joint`).
 //!
 //! Pure: time and randomness come from outside; the only I/O is reading the [`Log`].

@@ -1,4 +1,4 @@
-//! [shell] The key-value store as a program uses it: through any node that is linked to a replica.
+//! Shell: The key-value store as a program uses it: through any node that is linked to a replica.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! [shell] Runs handlers: in order for each peer, concurrently across peers.
+//! Shell: Runs handlers: in order for each peer, concurrently across peers.
 //!
 //! A handler's future is polled once where the message arrived; only one that has to wait becomes
 //! a task. That saves a task for every handler that answers at once, which is most of them. A
 //! handler that panics fails its request and nothing else.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -109,14 +109,16 @@ impl LaneState {
 /// See the [module](self).
 pub(crate) struct Dispatcher {
     shared: Arc<Shared>,
-    lanes: HashMap<NodeId, Arc<Lane>>,
+    lanes: BTreeMap<NodeId, Arc<Lane>>,
     /// Outcomes of handlers that finished at once, not yet handed to the core.
     outcomes: Vec<(ReplyTo, Outcome)>,
+    /// Reused for the handlers of one message.
+    found: Vec<Handler>,
 }
 
 impl Dispatcher {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, lanes: HashMap::new(), outcomes: Vec::new() }
+        Self { shared, lanes: BTreeMap::new(), outcomes: Vec::new(), found: Vec::new() }
     }
 
     /// Runs the handlers of one message.
@@ -126,30 +128,34 @@ impl Dispatcher {
             _ => Verb::Request,
         };
         let reply_to = delivery.reply_to();
-        let (handlers, middleware) = self.find(verb, delivery.subject.as_str());
-        if handlers.is_empty() {
+        let middleware = self.find(verb, delivery.subject.as_str());
+        let Some(last) = self.found.pop() else {
             return self.unhandled(reply_to, delivery.subject.as_str());
-        }
+        };
         let deadline = delivery.deadline;
         let call = Call::new(self.shared.clock, verb, delivery);
-        for handler in handlers {
-            let middleware = Arc::clone(&middleware);
-            self.submit(Job { handler, call: call.clone(), middleware, reply_to, deadline });
+        let mut found = std::mem::take(&mut self.found);
+        for handler in found.drain(..) {
+            let (call, middleware) = (call.clone(), Arc::clone(&middleware));
+            self.submit(Job { handler, call, middleware, reply_to, deadline });
         }
+        self.found = found;
+        self.submit(Job { handler: last, call, middleware, reply_to, deadline });
     }
 
-    fn find(&self, verb: Verb, subject: &str) -> (Vec<Handler>, Arc<[Arc<dyn Middleware>]>) {
+    /// Puts the handlers of a message into `found` and returns what is wrapped around them.
+    fn find(&mut self, verb: Verb, subject: &str) -> Arc<[Arc<dyn Middleware>]> {
         let registry = self.shared.registry.read();
         let table = match subject.starts_with('_') {
             true => &registry.system,
             false => &registry.handlers,
         };
         let clone = |(_, handler): (_, &Handler)| handler.clone();
-        let handlers = match verb {
-            Verb::Request => table.request_handler(subject).map(clone).into_iter().collect(),
-            Verb::Tick => table.tick_handlers(subject).map(clone).collect(),
-        };
-        (handlers, Arc::clone(&registry.middleware))
+        match verb {
+            Verb::Request => self.found.extend(table.request_handler(subject).map(clone)),
+            Verb::Tick => self.found.extend(table.tick_handlers(subject).map(clone)),
+        }
+        Arc::clone(&registry.middleware)
     }
 
     fn unhandled(&mut self, reply_to: ReplyTo, subject: &str) {

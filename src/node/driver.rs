@@ -1,4 +1,4 @@
-//! [shell] Drives one node: moves events from the transport into the core and effects out of it.
+//! Shell: Drives one node: moves events from the transport into the core and effects out of it.
 //!
 //! One future on the user's runtime, current-thread or multi-thread alike: a thread of its own
 //! would cost two wake-ups for every message. It works in turns of bounded size and yields between

@@ -5,7 +5,7 @@
 //!
 //! Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -122,8 +122,9 @@ impl Link {
 /// The links of a node and the order in which they take turns.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    // Looked up by key only: its order never shows.
-    links: HashMap<Route, Link>,
+    // Looked up several times for each message; routing ids are a stranger's choice, so that only
+    // a slow hash could be trusted, and comparing is quicker than that.
+    links: BTreeMap<Route, Link>,
     ready: VecDeque<Route>,
 }
 

@@ -1,7 +1,7 @@
 //! A node: a member of the mesh that sends requests and ticks to its peers and handles theirs.
 //!
-//! [`Node`] is a cheap handle; [`Builder`] starts one. What the node decides is in [`core`], which
-//! is pure; [`driver`] and [`dispatch`] are the shell around it.
+//! [`Node`] is a cheap handle; [`Builder`] starts one. What the node decides is in `core`, which
+//! is pure; `driver` and `dispatch` are the shell around it.
 
 mod builder;
 mod calls;

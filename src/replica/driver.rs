@@ -1,4 +1,4 @@
-//! [shell] Drives one replica: one turn for everything that has arrived, one write, one sync.
+//! Shell: Drives one replica: one turn for everything that has arrived, one write, one sync.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! [shell] How a replica gets its directory: it opens the one it has, or begins a cluster together
+//! Shell: How a replica gets its directory: it opens the one it has, or begins a cluster together
 //! with the other initial members.
 //!
 //! A raft id names a data directory and is never used again, so that a member that lost its disk

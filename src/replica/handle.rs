@@ -1,4 +1,4 @@
-//! [shell] A running replica: what its node's handlers and its user call.
+//! Shell: A running replica: what its node's handlers and its user call.
 
 use std::fmt;
 use std::path::PathBuf;

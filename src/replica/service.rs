@@ -1,4 +1,4 @@
-//! [shell] A replica as a service of its node: commands and queries come as requests, the other
+//! Shell: A replica as a service of its node: commands and queries come as requests, the other
 //! replicas' messages as ticks.
 //!
 //! Any node takes any client: a replica that does not lead passes the operation on to the one that

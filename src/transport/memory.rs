@@ -4,7 +4,7 @@
 //! and lose messages and cut stations off from each other; all random choices come from its seed.
 //! Delays run on tokio's clock, so that a test with paused time does not wait.
 //!
-//! This file is the shell; what happens is decided in [`core`], which is pure.
+//! This file is the shell; what happens is decided in `core`, which is pure.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,7 +13,7 @@
 //!
 //! Over `inproc` nothing counts as accepted or failed: libzmq reports neither.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ const RETRY: Duration = Duration::from_millis(1);
 /// address.
 pub struct ZmqTransport {
     // Sockets are closed before the contexts they live in: fields are dropped in this order.
-    links: HashMap<LinkId, Link>,
+    links: BTreeMap<LinkId, Link>,
     listener: Option<Listener>,
     retry: Retry,
     receiver: Receiver,
@@ -92,7 +92,7 @@ impl ZmqTransport {
     pub fn new(options: Options) -> Self {
         let ready = Arc::new(ReadyList::default());
         Self {
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             listener: None,
             retry: Retry::new(Waker::from(KeyWaker::new(Key::Retry, &ready))),
             receiver: Receiver::new(options.message_bytes_max),
