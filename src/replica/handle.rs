@@ -219,6 +219,10 @@ impl Replica {
     ///
     /// Writes and syncs run on the runtime's thread: they are short, and everything else this node
     /// does has to wait for them anyway.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, and if the node runs a replica of this name already.
     pub fn start<M>(node: &Node, name: &'static str, settings: ReplicaSettings, machine: M) -> Self
     where
         M: Machine + Send + 'static,
@@ -227,6 +231,10 @@ impl Replica {
     }
 
     /// As [`start`](Self::start), on a disk of the caller's choice.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
     pub fn start_on<M>(
         disk: Arc<dyn Disk>,
         node: &Node,
@@ -239,7 +247,8 @@ impl Replica {
     {
         let others = settings.members.iter().filter(|member| *member != node.id());
         let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
-        service::register(node, name, &shared);
+        let handlers = service::register(node, name, &shared)
+            .expect("a node runs one replica of a name at a time");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
         tokio::spawn(async move {
             let started = tokio::select! {
@@ -248,13 +257,15 @@ impl Replica {
             };
             let ended = match started {
                 Ok(store) => {
-                    driver::run(of_node, name, settings.options, store, machine, &running).await
+                    let node = of_node.clone();
+                    driver::run(node, name, settings.options, store, machine, &running).await
                 }
                 Err(error) => Err(error.to_string()),
             };
             let reason = ended.err().unwrap_or_else(|| "the replica was stopped".to_owned());
             tracing::warn!(%reason, "the replica has stopped");
             running.stop(reason);
+            of_node.remove_system_handlers(&handlers);
         });
         Self { handle: Arc::new(Handle { shared }) }
     }

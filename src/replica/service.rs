@@ -24,7 +24,7 @@ use super::handle::{Input, Shared};
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::Filter;
-use crate::node::{Call, HandlerError, Node, RequestError};
+use crate::node::{Call, HandlerError, HandlerId, Node, RegisterError, RequestError};
 use crate::timer::Time;
 
 /// Operations at work at once; what they cost is limited by the core.
@@ -81,34 +81,34 @@ impl Operation {
 }
 
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
-pub(super) fn register(node: &Node, name: &'static str, shared: &Arc<Shared>) {
-    let weak = Arc::downgrade(shared);
-    let frames = node.on_system(&frames_subject(name)).concurrent(OPERATIONS_MAX);
-    frames
-        .tick_raw({
-            let weak = weak.clone();
-            move |call| take_frame(weak.upgrade(), call)
-        })
-        .expect("a node has one replica of a name");
+///
+/// # Errors
+///
+/// [`RegisterError`]: the node runs a replica of this name already.
+pub(super) fn register(
+    node: &Node,
+    name: &'static str,
+    shared: &Arc<Shared>,
+) -> Result<Vec<HandlerId>, RegisterError> {
+    let replica = Arc::downgrade(shared);
+    let on = |subject: &str| node.on_system(subject).concurrent(OPERATIONS_MAX);
+    let weak = replica.clone();
+    let frames =
+        on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
+    let weak = replica.clone();
     let stale = format!("{}.stale", Operation::Query.subject(name));
-    node.on_system(&stale)
-        .concurrent(OPERATIONS_MAX)
-        .request_raw({
-            let weak = weak.clone();
-            move |call| query_stale(weak.clone(), call)
-        })
-        .expect("a node has one replica of a name");
+    let stale = on(&stale).request_raw(move |call| query_stale(weak.clone(), call))?;
+    let mut registered = vec![frames, stale];
     for operation in [Operation::Command, Operation::Query] {
         for direct in [false, true] {
             let subject = operation.subject(name) + if direct { ".direct" } else { "" };
-            let service =
-                Service { name, operation, node: node.downgrade(), replica: weak.clone() };
-            node.on_system(&subject)
-                .concurrent(OPERATIONS_MAX)
-                .request_raw(move |call| service.clone().handle(call, direct))
-                .expect("a node has one replica of a name");
+            let replica = replica.clone();
+            let service = Service { name, operation, node: node.downgrade(), replica };
+            let handler = move |call| service.clone().handle(call, direct);
+            registered.push(on(&subject).request_raw(handler)?);
         }
     }
+    Ok(registered)
 }
 
 async fn take_frame(shared: Option<Arc<Shared>>, call: Call) -> Result<Bytes, HandlerError> {
