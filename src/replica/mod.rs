@@ -25,7 +25,7 @@ mod store;
 
 pub use self::core::{Applied, Core, Done, Event, Reply};
 pub use error::ReplicaError;
-pub use handle::{Leadership, Progress, Replica, ReplicaSettings};
+pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{InvalidSnapshot, Machine};
 pub use service::AckLevel;
 pub use setup::{Options, Setup};

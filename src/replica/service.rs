@@ -80,6 +80,11 @@ impl Operation {
     }
 }
 
+/// The subject under which a replica answers a query from what it has applied.
+pub(crate) fn stale_subject(name: &str) -> String {
+    format!("{}.stale", Operation::Query.subject(name))
+}
+
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
 ///
 /// # Errors
@@ -96,8 +101,8 @@ pub(super) fn register(
     let frames =
         on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
     let weak = replica.clone();
-    let stale = format!("{}.stale", Operation::Query.subject(name));
-    let stale = on(&stale).request_raw(move |call| query_stale(weak.clone(), call))?;
+    let stale =
+        on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
     let mut registered = vec![frames, stale];
     for operation in [Operation::Command, Operation::Query] {
         for direct in [false, true] {
