@@ -21,9 +21,9 @@ pub use error::{Effect, ErrorCode};
 pub use id::{Incarnation, InvalidNodeId, NODE_ID_BYTES_MAX, NodeId, RequestId};
 pub use node::{
     BoxedOutcome, Builder, Call, Counters, Direction, Event, Events, HandlerError, HandlerId,
-    IntoAddress, InvalidMessage, Lagged, Middleware, Next, Node, NodeStatus, On, Outcome, Peer,
-    PeerView, RegisterError, Request, RequestAll, RequestError, Response, Source, StartError,
-    TickError, Undecoded, WaitError, route,
+    IntoAddress, InvalidLabels, InvalidMessage, Lagged, Middleware, Next, Node, NodeStatus, On,
+    Outcome, Peer, PeerView, RegisterError, Request, RequestAll, RequestError, Response, Source,
+    StartError, TickError, Undecoded, WaitError, route,
 };
 pub use timer::{Clock, Time, earliest};
 pub use transport::{Address, InvalidAddress};

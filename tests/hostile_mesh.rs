@@ -42,7 +42,7 @@ struct Order {
 #[derive(Debug, Deserialize, Serialize)]
 enum Tree {
     Leaf,
-    Branch(Box<Tree>),
+    Branch(Box<Self>),
 }
 
 fn order() -> Order {

@@ -539,7 +539,7 @@ async fn labels_change_while_the_node_runs() {
     let (client, server) = pair().await;
     let red = Filter::label("color", "red");
     for (node, other) in [(&client, &server), (&server, &client)] {
-        node.set_labels(Labels::from([("color".to_owned(), "red".to_owned())]));
+        node.set_labels(Labels::from([("color".to_owned(), "red".to_owned())])).unwrap();
         let found = soon(other.wait_for_peers(&red, 1, DEADLINE)).await.unwrap();
         assert_eq!(found, [node.id().clone()]);
     }

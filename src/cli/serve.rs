@@ -39,8 +39,6 @@ use super::{Context, logging, print, version};
 const ECHO: &str = "zmesh.echo";
 /// Echoes at work at once.
 const ECHOES_MAX: usize = 1_024;
-/// Bytes of a message of the consensus around the command it carries, with room to spare.
-const FRAME_BYTES: usize = 8 * 1024;
 
 /// Arguments of `zmesh serve`.
 #[derive(Debug, clap::Args)]
@@ -82,7 +80,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut stop = Stop::new(args.exit_with_parent.then(io::stdin))?;
     check_descriptors();
     let node = start(&config)?;
-    let replica = config.replica.as_ref().map(|replica| start_replica(&node, &config, replica));
+    let replica = config.replica.as_ref().map(|replica| start_replica(&node, replica));
     let registered = serve(&node, replica.as_ref(), &config, args.print.as_deref(), context.out);
     let ended = match registered {
         Ok(()) => tokio::select! {
@@ -145,22 +143,16 @@ fn not_started(error: &StartError) -> Failure {
 }
 
 /// Starts the replica of the key-value store as configured.
-fn start_replica(node: &Node, config: &Config, replica: &ReplicaConfig) -> Replica {
+fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
     let mut settings = ReplicaSettings::new(&replica.data_dir, replica.members.clone());
     settings.wal = wal::Options { segment_bytes: replica.segment_bytes, ..settings.wal };
-    // A command, and a message that carries one, must fit into a payload of the node.
-    let command_bytes_max = config.limits.payload_bytes_max.saturating_sub(FRAME_BYTES).max(1);
-    let options = &mut settings.options;
-    options.command_bytes_max = options.command_bytes_max.min(command_bytes_max);
-    let message_bytes_max = u64::try_from(command_bytes_max).unwrap_or(u64::MAX);
     let defaults = consensus::Options::default();
-    options.consensus = consensus::Options {
+    settings.options.consensus = consensus::Options {
         // Two steps in a heartbeat keep both intervals close to what was asked for.
         tick_interval: defaults.tick_interval.min(replica.heartbeat_interval / 2),
         heartbeat_interval: replica.heartbeat_interval,
         election_timeout_min: replica.election_timeout,
         election_timeout_max: replica.election_timeout * 2,
-        message_bytes_max: defaults.message_bytes_max.min(message_bytes_max),
         ..defaults
     };
     Replica::start(node, kv::SERVICE, settings, KvMachine::new())

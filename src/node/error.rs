@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::protocol::payload::PayloadError;
+use crate::protocol::system::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::transport::{Address, BindError, InvalidAddress};
 
 /// Why a request has no reply.
@@ -246,6 +247,11 @@ pub enum StartError {
     #[error("a node must be started within a tokio runtime")]
     NoRuntime,
 }
+
+/// A node announces at most 64 labels, with names and values of at most 256 bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("at most {LABELS_MAX} labels, with names and values of at most {LABEL_BYTES_MAX} bytes")]
+pub struct InvalidLabels;
 
 /// Why peers were not awaited to the end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

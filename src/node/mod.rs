@@ -30,7 +30,7 @@ use tokio::sync::{broadcast, watch};
 pub use self::builder::{Builder, IntoAddress};
 pub use self::calls::{Request, RequestAll, Response, Undecoded};
 pub use self::error::{
-    HandlerError, InvalidMessage, RequestError, StartError, TickError, WaitError,
+    HandlerError, InvalidLabels, InvalidMessage, RequestError, StartError, TickError, WaitError,
 };
 pub use self::event::{Direction, Event, Source};
 pub use self::handler::{BoxedOutcome, Call, Middleware, Next, Outcome, Peer};
@@ -43,7 +43,7 @@ use self::core::{Message, Reply};
 use self::driver::Shared;
 use self::route::{Choice, Filter};
 use crate::id::{Incarnation, NodeId};
-use crate::presence::PeerInfo;
+use crate::presence::{PeerInfo, labels_within_limits};
 use crate::protocol::system::Labels;
 use crate::transport::Address;
 
@@ -335,14 +335,22 @@ impl Node {
     ///
     /// Labels that begin with `_` belong to the system: those in `labels` are ignored, those of
     /// the system stay.
-    pub fn set_labels(&self, labels: Labels) {
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidLabels`]: there are too many, or one is too long. Nothing has changed.
+    pub fn set_labels(&self, labels: Labels) -> Result<(), InvalidLabels> {
         self.handle.shared.with(|core, now| {
             let of_system = |name: &String| name.starts_with('_');
             let mut all = core.identity().labels.clone();
             all.retain(|name, _| of_system(name));
             all.extend(labels.into_iter().filter(|(name, _)| !of_system(name)));
+            if !labels_within_limits(&all) {
+                return Err(InvalidLabels);
+            }
             core.set_labels(now, all);
-        });
+            Ok(())
+        })
     }
 
     /// Sets or removes one label of the system.

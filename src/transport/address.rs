@@ -1,7 +1,7 @@
 //! Addresses: `tcp://host:port`, `ipc://path`, `inproc://name`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The longest name of an `ipc` path or an `inproc` name; a Unix socket path holds 107 bytes.
@@ -96,7 +96,7 @@ fn parse_tcp(rest: &str) -> Result<Address, &'static str> {
         number => number.parse().map_err(|_| "the port must be 0 to 65535 or *")?,
     };
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(host) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
+        Some(host) if host.parse::<Ipv6Addr>().is_ok() => host,
         Some(_) => return Err("what stands in brackets is no IPv6 address"),
         None if host.contains(':') => return Err("an IPv6 address must stand in brackets"),
         None => host,
@@ -104,8 +104,14 @@ fn parse_tcp(rest: &str) -> Result<Address, &'static str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '*');
     match host.is_empty() || host.len() > 253 || !host.chars().all(allowed) {
         true => Err("the host is empty, too long or has characters that no host name has"),
-        false => Ok(Address::Tcp { host: host.to_owned(), port }),
+        false => Ok(Address::Tcp { host: plain(host), port }),
     }
+}
+
+/// An IPv4 address in IPv6 clothes, which a socket that takes both reports, as people know it.
+fn plain(host: &str) -> String {
+    let mapped = host.parse::<Ipv6Addr>().ok().and_then(|ip| ip.to_ipv4_mapped());
+    mapped.map_or_else(|| host.to_owned(), |ip| ip.to_string())
 }
 
 impl fmt::Display for Address {

@@ -161,10 +161,11 @@ async fn refusal(node: &Node) -> RefuseReason {
     let mut events = node.events();
     let refused =
         |event: &Event| matches!(event, Event::Client { event: ClientEvent::Refused { .. }, .. });
-    match next(&mut events, refused).await {
-        Event::Client { event: ClientEvent::Refused { reason }, .. } => reason,
-        _ => unreachable!(),
-    }
+    let event = next(&mut events, refused).await;
+    let Event::Client { event: ClientEvent::Refused { reason }, .. } = event else {
+        panic!("{event:?}");
+    };
+    reason
 }
 
 #[tokio::test]

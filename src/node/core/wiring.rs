@@ -281,7 +281,6 @@ impl<T> Core<T> {
         let direction = direction(route);
         let incarnation = self.peers.left(&peer, route);
         tracing::info!(%peer, ?direction, %reason, "peer left");
-        self.lose_requests(route);
         let waiting = match (reason, route) {
             // What was accepted before we left still goes out, and the goodbye after it.
             (LeaveReason::Stopped, _) => VecDeque::new(),
@@ -294,6 +293,8 @@ impl<T> Core<T> {
                 false => self.unsent(&queued),
             }
         }
+        // What never left the queue had no effect; of the rest nobody knows.
+        self.lose_requests(route);
         self.event(Event::PeerLeft { peer: peer.clone(), incarnation, direction, reason });
         if self.peers.route(peer.as_str()).is_none() {
             self.chooser.forget(&peer);
