@@ -12,6 +12,7 @@ pub mod presence;
 pub mod protocol;
 pub mod replica;
 pub mod server;
+pub mod testing;
 mod timer;
 pub mod transport;
 pub mod wal;
