@@ -9,6 +9,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ const MEMORY_PORT: u16 = 7001;
 pub struct TestCluster {
     members: Vec<Member>,
     client: Node,
+    /// Clients made so far: every node of a mesh needs a name of its own.
+    clients: AtomicUsize,
     plan: Arc<Plan>,
     dir: TempDir,
 }
@@ -181,7 +184,7 @@ impl TestClusterBuilder {
         };
         let members = plan.members.iter().enumerate().map(member).collect();
         let client = plan.client("client", &[])?;
-        let mut cluster = TestCluster { members, client, plan, dir };
+        let mut cluster = TestCluster { members, client, clients: AtomicUsize::new(0), plan, dir };
         for number in 0..self.nodes {
             cluster.restart(number).await?;
         }
@@ -286,7 +289,7 @@ impl TestCluster {
     /// If the node has never run.
     pub async fn kv_through(&self, number: usize) -> Result<Kv, TestError> {
         let address = self.members[number].address.clone().expect("the node has run");
-        let name = format!("client-of-{}", self.id(number));
+        let name = format!("client-{}", self.clients.fetch_add(1, Ordering::Relaxed));
         let client = self.plan.client(&name, &[address])?;
         client.wait_for_peers(&Filter::any(), 1, PATIENCE).await?;
         Ok(Kv::new(&client))
