@@ -12,6 +12,7 @@ pub mod presence;
 pub mod protocol;
 pub mod replica;
 pub mod server;
+pub mod status;
 pub mod testing;
 mod timer;
 pub mod transport;
@@ -23,7 +24,7 @@ pub use node::{
     BoxedOutcome, Builder, Call, Counters, Direction, Event, Events, HandlerError, HandlerId,
     IntoAddress, InvalidMessage, Lagged, Middleware, Next, Node, NodeStatus, On, Outcome, Peer,
     PeerView, RegisterError, Request, RequestAll, RequestError, Response, Source, StartError,
-    TickError, WaitError, route,
+    TickError, Undecoded, WaitError, route,
 };
 pub use timer::{Clock, Time, earliest};
 pub use transport::{Address, InvalidAddress};

@@ -338,13 +338,7 @@ impl TestCluster {
     pub async fn stop(&mut self, number: usize) {
         let Some(running) = &self.members[number].running else { return };
         running.replica.stop();
-        let stopped = self
-            .wait(PATIENCE, async || match running.replica.status().await {
-                Progress::Stopped { .. } => Ok(()),
-                Progress::Forming { .. } | Progress::Running(_) => Err(String::new()),
-            })
-            .await;
-        if stopped.is_err() {
+        if tokio::time::timeout(PATIENCE, running.replica.stopped()).await.is_err() {
             tracing::warn!(node = %running.node.id(), "the replica did not stop in time");
         }
         running.node.stop().await;

@@ -167,7 +167,7 @@ impl Record for NodeRecord {
 
 fn print_nodes(cluster: &LocalCluster, context: &Context) -> Result<(), Failure> {
     let records: Vec<_> = cluster.nodes().iter().map(NodeRecord::of).collect();
-    context.out.records(&records)
+    context.out.table_or_json(&records)
 }
 
 impl From<LocalError> for Failure {

@@ -81,9 +81,13 @@ impl Failure {
     }
 
     /// A failure that a node answered with `code`, or that stands for such an answer.
-    #[expect(dead_code, reason = "used once the client commands are plugged in")]
     pub(crate) fn from_code(code: ErrorCode, effect: Effect, error: &dyn Error) -> Self {
         Self { code: Some(code), ..Self::from_error(Exit::of(code, effect), error) }
+    }
+
+    /// A failure with a code that its exit does not follow from.
+    pub(crate) fn coded(exit: Exit, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code: Some(code), ..Self::new(exit, message) }
     }
 
     /// A command whose arguments are read and whose work is not built in.

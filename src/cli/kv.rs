@@ -1,15 +1,23 @@
 //! `zmesh kv`: the replicated key-value store from the command line.
 //!
-//! Any node can be asked; it finds the leader. A value is printed as it is and followed by a
-//! newline; with `--json` it is `{"key":...,"value":...}`, which keeps every byte apart.
+//! Any node can be asked; it finds the leader. A value is printed as it is, with nothing around it
+//! unless it goes to a terminal; `--json` adds the revision.
 
-use super::failure::Failure;
-use super::{Connect, Context};
+use std::io::{self, Read};
+use std::time::Duration;
+
+use serde_json::json;
+use zmesh::kv::{Error, Found, Kv, VALUE_BYTES_MAX, Written};
+use zmesh::{Effect, ErrorCode};
+
+use super::client::Client;
+use super::failure::{Exit, Failure};
+use super::{Connect, Context, payload};
 
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Set a key to a value; prints OK once a quorum has it on disk.
+    /// Set a key to a value; prints its revision once a quorum has it on disk.
     Set(SetArgs),
     /// Print the value of a key; exit code 1 if it has none.
     Get(GetArgs),
@@ -51,14 +59,118 @@ pub(super) struct ClearArgs {
 }
 
 /// Runs `zmesh kv`.
-///
-/// PLUG: the KV client. A missing key is [`Exit::Refused`](super::failure::Exit::Refused) with
-/// code `NOT_FOUND`; failures of `get` have [`Effect::None`](zmesh::Effect::None).
 pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Failure> {
-    tracing::debug!(?command, json = context.out.is_json(), "kv");
-    Err(Failure::not_built(match command {
-        Command::Clear(_) => "kv clear",
-        Command::Get(_) => "kv get",
-        Command::Set(_) => "kv set",
+    match command {
+        Command::Clear(args) => {
+            let client = Client::connect(&args.connect).await?;
+            let written = kv(&client).clear(args.key.clone()).await;
+            let written = written.map_err(|error| write_failed(&error, client.timeout()));
+            client.close().await;
+            print_written(&args.key, written?, context)
+        }
+        Command::Get(args) => get(args, context).await,
+        Command::Set(args) => {
+            let value = value(&args.value)?;
+            let client = Client::connect(&args.connect).await?;
+            let written = kv(&client).set(args.key.clone(), value).await;
+            let written = written.map_err(|error| write_failed(&error, client.timeout()));
+            client.close().await;
+            print_written(&args.key, written?, context)
+        }
+    }
+}
+
+async fn get(args: &GetArgs, context: &Context) -> Result<(), Failure> {
+    let client = Client::connect(&args.connect).await?;
+    let kv = kv(&client);
+    let found = match args.stale {
+        true => kv.get_stale(&client.peer, args.key.clone()).await,
+        false => kv.get(args.key.clone()).await,
+    };
+    let found = found.map_err(|error| read_failed(&error, client.timeout()));
+    client.close().await;
+    match found? {
+        Some(found) => print_found(&args.key, &found, context),
+        None => {
+            let message = format!("{} has no value", args.key);
+            Err(Failure::coded(Exit::Refused, ErrorCode::NotFound, message))
+        }
+    }
+}
+
+/// The store, for the time that is left.
+fn kv(client: &Client) -> Kv {
+    Kv::new(&client.node).timeout(client.time_left())
+}
+
+/// The value as given, or from standard input.
+fn value(given: &str) -> Result<Vec<u8>, Failure> {
+    if given != "-" {
+        return Ok(given.as_bytes().to_owned());
+    }
+    let mut bytes = Vec::new();
+    // One byte more than fits is enough to be refused.
+    let limit = u64::try_from(VALUE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => {
+            Err(Failure::new(Exit::Usage, format!("cannot read standard input: {error}")))
+        }
+    }
+}
+
+fn print_written(key: &str, written: Written, context: &Context) -> Result<(), Failure> {
+    let Written { revision, index, term, level } = written;
+    match context.out.is_json() {
+        true => context.out.json(&json!({
+            "key": key, "revision": revision, "index": index, "term": term, "level": level,
+        })),
+        false => context.out.text(&format!("OK revision {revision}")),
+    }
+}
+
+fn print_found(key: &str, found: &Found, context: &Context) -> Result<(), Failure> {
+    if !context.out.is_json() {
+        return context.out.bytes(&found.value);
+    }
+    let (value, encoding) = match std::str::from_utf8(&found.value) {
+        Ok(text) => (text.to_owned(), "utf-8"),
+        Err(_) => (payload::base64(&found.value), "base64"),
+    };
+    context.out.json(&json!({
+        "key": key, "value": value, "encoding": encoding, "revision": found.revision,
     }))
+}
+
+fn write_failed(error: &Error, within: Duration) -> Failure {
+    let failure = failed(error, error.effect(), within);
+    match error.effect() {
+        Effect::None => failure,
+        Effect::Unknown => failure.next("look with `zmesh kv get` before you try again"),
+    }
+}
+
+fn read_failed(error: &Error, within: Duration) -> Failure {
+    failed(error, Effect::None, within)
+}
+
+fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
+    match error {
+        Error::NoReplica => {
+            let message = format!("no node that runs a replica was found within {within:?}");
+            Failure::coded(Exit::Unreachable, ErrorCode::NoReplica, message)
+                .next("start one: zmesh serve --id NAME --data-dir DIR")
+        }
+        // The code goes before the message anyway.
+        Error::Refused { code, message } => {
+            let exit = Exit::of(*code, effect);
+            let failure = Failure::coded(exit, *code, message);
+            match code {
+                ErrorCode::NoQuorum | ErrorCode::NotLeader => failure
+                    .next("see `zmesh status --all`: more than half of the members must be up"),
+                _ => failure,
+            }
+        }
+        error => Failure::from_code(error.code(), effect, error),
+    }
 }

@@ -15,6 +15,7 @@ use zmesh::config::{LogFormat, LogSettings, Period};
 use failure::{Exit, Failure};
 use output::Output;
 
+mod client;
 mod cluster;
 mod completions;
 mod config;
@@ -24,7 +25,9 @@ mod kv;
 mod local;
 mod logging;
 mod output;
+mod payload;
 mod peers;
+mod print;
 mod process;
 mod request;
 mod serve;

@@ -1,8 +1,8 @@
 //! What goes to standard output, and how.
 //!
-//! A single text is printed as it is. Records are a table on a terminal and JSON lines when the
-//! output is piped, for then a program reads them. `--json` makes JSON of everything. Colours
-//! follow `--color`, `NO_COLOR` and whether there is a terminal.
+//! A single text is printed as it is, records are a table of aligned columns. `--json` makes JSON
+//! of everything, one object in a line. Colours follow `--color`, `NO_COLOR` and whether there is a
+//! terminal.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -54,18 +54,32 @@ impl Output {
             .map_err(|error| failure::stdout(&error))
     }
 
+    /// Writes bytes as they are; on a terminal a newline follows, so that the prompt is not glued
+    /// to them.
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
+        let newline: &[u8] = if self.terminal { b"\n" } else { b"" };
+        let mut stream = io::stdout().lock();
+        let written = stream.write_all(bytes).and_then(|()| stream.write_all(newline));
+        written.and_then(|()| stream.flush()).map_err(|error| failure::stdout(&error))
+    }
+
+    /// Whether somebody looks at a terminal.
+    pub(crate) fn is_terminal(self) -> bool {
+        self.terminal
+    }
+
     /// Writes one value as one line of JSON.
     pub(crate) fn json(self, value: &impl Serialize) -> Result<(), Failure> {
         let line = serde_json::to_string(value).expect("our own records have string keys");
         self.text(&line)
     }
 
-    /// Writes records: a table for people, JSON lines for programs.
-    pub(crate) fn records<R: Record>(self, records: &[R]) -> Result<(), Failure> {
-        if self.json || !self.terminal {
-            return records.iter().try_for_each(|record| self.json(record));
+    /// Writes records: a table, or JSON lines with `--json`.
+    pub(crate) fn table_or_json<R: Record>(self, records: &[R]) -> Result<(), Failure> {
+        match self.json {
+            true => records.iter().try_for_each(|record| self.json(record)),
+            false => self.text(&table(records)),
         }
-        self.text(&table(records))
     }
 }
 

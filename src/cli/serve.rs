@@ -4,24 +4,43 @@
 //!
 //! - Standard output carries exactly one line, written when the node is bound and takes requests:
 //!   `ready node=NAME address=ADDRESS`, or with `--json`
-//!   `{"ready":true,"node":"NAME","address":"ADDRESS"}`. Nothing follows it, so a starter may
-//!   close its end of the pipe. Diagnostics go to standard error.
+//!   `{"ready":true,"node":"NAME","address":"ADDRESS"}`. Only with `--print` something follows it:
+//!   a line for each tick. Otherwise a starter may close its end of the pipe. Diagnostics go to
+//!   standard error.
+//! - The line does not wait for a leader: a replica that comes back alone is ready, and has no
+//!   quorum. Writes wait for one, up to their deadline.
 //! - SIGTERM and SIGINT stop the node in order: peers are told, the log is closed; exit code 0.
 //! - With `--exit-with-parent`, the end of standard input means the same as SIGTERM: a starter
 //!   holds the other end of the pipe, which closes however the starter dies.
+//! - A replica that cannot go on ends the process: exit code 5 if its files are damaged, 2 if the
+//!   directory is not this node's or is in use, 1 if the disk failed.
 
 use std::io::{self, Read};
 
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use zmesh::config::Config;
-use zmesh::{Address, NodeId};
+use zmesh::config::{Config, NodeConfig, ReplicaConfig};
+use zmesh::kv::{self, KvMachine};
+use zmesh::presence::Heartbeat;
+use zmesh::protocol::handlers::Pattern;
+use zmesh::replica::{Replica, ReplicaSettings, StopCause, Stopped};
+use zmesh::status::{self, Build};
+use zmesh::transport::BindError;
+use zmesh::transport::zmq::check_descriptors;
+use zmesh::{Address, Call, ErrorCode, Node, NodeId, Outcome, StartError, consensus, wal};
 
 use super::config::ConfigArgs;
 use super::failure::{Exit, Failure};
 use super::output::Output;
-use super::{Context, logging};
+use super::{Context, logging, print, version};
+
+/// The subject of the handler that sends back what it gets.
+const ECHO: &str = "zmesh.echo";
+/// Echoes at work at once.
+const ECHOES_MAX: usize = 1_024;
+/// Bytes of a message of the consensus around the command it carries, with room to spare.
+const FRAME_BYTES: usize = 8 * 1024;
 
 /// Arguments of `zmesh serve`.
 #[derive(Debug, clap::Args)]
@@ -29,13 +48,24 @@ pub(super) struct Args {
     /// Stop when standard input ends, so that no node outlives whoever started it.
     #[arg(long)]
     exit_with_parent: bool,
+    /// Print ticks whose subject matches, such as metrics.> (* is a word, > is the rest).
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    print: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
+fn pattern(text: &str) -> Result<String, String> {
+    match Pattern::new(text) {
+        Ok(pattern) if pattern.as_str().starts_with('_') => Err("belongs to the system".to_owned()),
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Why a node stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum StopCause {
+pub(super) enum StopReason {
     /// Standard input ended under `--exit-with-parent`.
     ParentGone,
     /// SIGINT or SIGTERM.
@@ -49,22 +79,129 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let stop = Stop::new(args.exit_with_parent.then(io::stdin))?;
-    serve(config, stop, context.out).await
+    let mut stop = Stop::new(args.exit_with_parent.then(io::stdin))?;
+    check_descriptors();
+    let node = start(&config)?;
+    let replica = config.replica.as_ref().map(|replica| start_replica(&node, &config, replica));
+    // The replica opens its directory when its task is first run: one that is refused is never ready.
+    tokio::task::yield_now().await;
+    let running = async {
+        serve(&node, replica.as_ref(), &config, args.print.as_deref(), context.out)?;
+        let reason = stop.asked().await;
+        tracing::info!(?reason, "stopping");
+        Ok(())
+    };
+    let ended = tokio::select! {
+        biased;
+        stopped = stopped(replica.as_ref()) => Err(failure(&stopped, config.replica.as_ref())),
+        ended = running => ended,
+    };
+    drop(replica);
+    node.stop().await;
+    ended
 }
 
-/// Starts the node, says that it is ready, and stops it when asked to.
-///
-/// PLUG: the node. Build `zmesh::Node` (and the replica if `config.replica` is there) from
-/// `config` under the name `config.node_id()`; when it is bound call [`announce`]; then await
-/// `stop.asked()` together with the end of the node, and shut down.
-async fn serve(config: Config, stop: Stop, out: Output) -> Result<(), Failure> {
-    drop((config, stop, out));
-    Err(Failure::not_built("serve"))
+/// Starts the node as configured.
+fn start(config: &Config) -> Result<Node, Failure> {
+    let NodeConfig { id: _, cluster, bind, insecure: _, advertise, peers, labels } = &config.node;
+    let limits = &config.limits;
+    let queue_bytes = usize::try_from(limits.queue_bytes_max).unwrap_or(usize::MAX);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let mut builder = Node::builder(config.node_id().as_str())
+        .cluster(cluster)
+        .bind(bind)
+        .heartbeat(Heartbeat {
+            ping_interval: config.heartbeat.ping_interval,
+            health_check_interval: config.heartbeat.health_check_interval,
+            ghost_timeout: config.heartbeat.ghost_timeout,
+            handshake_timeout: config.heartbeat.handshake_timeout,
+        })
+        .request_timeout(config.heartbeat.request_timeout)
+        .payload_bytes_max(limits.payload_bytes_max)
+        .queue(count(limits.queue_messages_max), queue_bytes)
+        .in_flight_max(count(limits.in_flight_max))
+        .peers_max(count(limits.peers_max));
+    if let Some(advertise) = advertise {
+        builder = builder.advertise(advertise);
+    }
+    for peer in peers {
+        builder = builder.connect(peer);
+    }
+    for (name, value) in labels {
+        builder = builder.label(name, value);
+    }
+    builder.start().map_err(|error| not_started(&error))
+}
+
+fn not_started(error: &StartError) -> Failure {
+    let failure = Failure::from_error(Exit::Usage, error);
+    match error {
+        StartError::Bind(BindError::Refused { reason, .. }) if reason.contains("in use") => {
+            failure.next("stop what listens there, or choose another address with --bind")
+        }
+        StartError::Bind(BindError::Refused { reason, .. }) if reason.contains("denied") => {
+            failure.next("ports below 1024 need privileges: choose another with --bind")
+        }
+        _ => failure,
+    }
+}
+
+/// Starts the replica of the key-value store as configured.
+fn start_replica(node: &Node, config: &Config, replica: &ReplicaConfig) -> Replica {
+    let mut settings = ReplicaSettings::new(&replica.data_dir, replica.members.clone());
+    settings.wal = wal::Options { segment_bytes: replica.segment_bytes, ..settings.wal };
+    // A command, and a message that carries one, must fit into a payload of the node.
+    let command_bytes_max = config.limits.payload_bytes_max.saturating_sub(FRAME_BYTES).max(1);
+    let options = &mut settings.options;
+    options.command_bytes_max = options.command_bytes_max.min(command_bytes_max);
+    let message_bytes_max = u64::try_from(command_bytes_max).unwrap_or(u64::MAX);
+    let defaults = consensus::Options::default();
+    options.consensus = consensus::Options {
+        // Two steps in a heartbeat keep both intervals close to what was asked for.
+        tick_interval: defaults.tick_interval.min(replica.heartbeat_interval / 2),
+        heartbeat_interval: replica.heartbeat_interval,
+        election_timeout_min: replica.election_timeout,
+        election_timeout_max: replica.election_timeout * 2,
+        message_bytes_max: defaults.message_bytes_max.min(message_bytes_max),
+        ..defaults
+    };
+    Replica::start(node, kv::SERVICE, settings, KvMachine::new())
+}
+
+/// Registers what this program answers and says that the node is ready.
+fn serve(
+    node: &Node,
+    replica: Option<&Replica>,
+    config: &Config,
+    print: Option<&str>,
+    out: Output,
+) -> Result<(), Failure> {
+    let sync = config.replica.as_ref().map(|replica| replica.sync.name().to_owned());
+    let version = version::version();
+    let build = Build {
+        version: version.zmesh.to_owned(),
+        libzmq: version.libzmq,
+        curve: version.curve,
+        insecure: config.node.insecure,
+        sync,
+    };
+    let taken = |error| Failure::from_error(Exit::Refused, &error);
+    status::serve(node, replica, build).map_err(taken)?;
+    node.on(ECHO).concurrent(ECHOES_MAX).request_call(echo).map_err(taken)?;
+    if let Some(address) = node.address() {
+        announce(out, node.id(), address)?;
+    }
+    match print {
+        Some(pattern) => print::ticks(node, pattern, out).map_err(taken),
+        None => Ok(()),
+    }
+}
+
+async fn echo(call: Call) -> Outcome {
+    Ok((call.format, call.payload))
 }
 
 /// Says on standard output that the node takes requests.
-#[expect(dead_code, reason = "called once the node is plugged in")]
 fn announce(out: Output, node: &NodeId, address: &Address) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Ready<'a> {
@@ -75,6 +212,29 @@ fn announce(out: Output, node: &NodeId, address: &Address) -> Result<(), Failure
     match out.is_json() {
         true => out.json(&Ready { ready: true, node, address }),
         false => out.text(&format!("ready node={node} address={address}")),
+    }
+}
+
+/// Waits for the end of the replica; for ever if there is none.
+async fn stopped(replica: Option<&Replica>) -> Stopped {
+    match replica {
+        Some(replica) => replica.stopped().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a replica that stopped by itself means for the process.
+fn failure(stopped: &Stopped, config: Option<&ReplicaConfig>) -> Failure {
+    let dir = config.map(|replica| replica.data_dir.display().to_string()).unwrap_or_default();
+    match stopped.cause {
+        StopCause::Asked | StopCause::Failed => {
+            let next = format!("look at the disk of {dir}, then start the node again");
+            Failure::coded(Exit::Refused, ErrorCode::IoError, &stopped.reason).next(next)
+        }
+        StopCause::Configuration => Failure::new(Exit::Usage, &stopped.reason)
+            .next(format!("check --id, --members and --data-dir ({dir})")),
+        StopCause::Corrupt => Failure::coded(Exit::Corrupt, ErrorCode::Corrupt, &stopped.reason)
+            .next(format!("keep a copy of {dir} before anything is changed in it")),
     }
 }
 
@@ -113,13 +273,12 @@ impl Stop {
     /// Waits until the node should stop.
     ///
     /// Cancel safe: a signal that arrives between two calls is seen by the second.
-    #[cfg_attr(not(test), expect(dead_code, reason = "awaited once the node is plugged in"))]
-    pub(super) async fn asked(&mut self) -> StopCause {
+    pub(super) async fn asked(&mut self) -> StopReason {
         tokio::select! {
-            _ = self.interrupt.recv() => StopCause::Signal,
-            _ = self.terminate.recv() => StopCause::Signal,
+            _ = self.interrupt.recv() => StopReason::Signal,
+            _ = self.terminate.recv() => StopReason::Signal,
             // Nothing is ever sent: it ends when the last sender is gone.
-            _ = self.parent.recv() => StopCause::ParentGone,
+            _ = self.parent.recv() => StopReason::ParentGone,
         }
     }
 }
@@ -147,7 +306,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    async fn asked(stop: &mut Stop) -> StopCause {
+    async fn asked(stop: &mut Stop) -> StopReason {
         tokio::time::timeout(DEADLINE, stop.asked()).await.unwrap()
     }
 
@@ -161,13 +320,13 @@ mod tests {
         let early = tokio::time::timeout(Duration::from_millis(50), child.asked()).await;
         assert!(early.is_err(), "stopped while the parent lived");
         drop(writer);
-        assert_eq!(asked(&mut child).await, StopCause::ParentGone);
-        assert_eq!(asked(&mut child).await, StopCause::ParentGone, "it stays gone");
+        assert_eq!(asked(&mut child).await, StopReason::ParentGone);
+        assert_eq!(asked(&mut child).await, StopReason::ParentGone, "it stays gone");
 
         let mut alone = Stop::new(None::<io::Empty>).unwrap();
         for signal in [Signal::TERM, Signal::INT] {
             kill_process(getpid(), signal).unwrap();
-            assert_eq!(asked(&mut alone).await, StopCause::Signal);
+            assert_eq!(asked(&mut alone).await, StopReason::Signal);
         }
     }
 }

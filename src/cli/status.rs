@@ -1,20 +1,160 @@
-//! `zmesh status`: how a node is.
+//! `zmesh status`: how a node is, or all of them.
 
+use serde::Serialize;
+use zmesh::NodeId;
+use zmesh::consensus::Role;
+use zmesh::status::{self, ReplicaStatus, Status};
+
+use super::client::{self, Client};
 use super::failure::Failure;
+use super::output::{Output, Record};
 use super::{Connect, Context};
 
 /// Arguments of `zmesh status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Ask every node that the connected one knows, not it alone.
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     connect: Connect,
 }
 
 /// Prints role, term, commit, applied, lag per follower, peers and drops.
-///
-/// PLUG: the status of the node that `connect` leads to. `zmesh cluster kill leader` and
-/// `zmesh cluster status` ask the same question of each node.
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    tracing::debug!(?args, json = context.out.is_json(), "status");
-    Err(Failure::not_built("status"))
+    let client = Client::connect(&args.connect).await?;
+    let statuses = ask(args, &client).await;
+    client.close().await;
+    let rows: Vec<_> = statuses?.into_iter().map(|status| Row { status }).collect();
+    print(&rows, context.out)
+}
+
+async fn ask(args: &Args, client: &Client) -> Result<Vec<Status>, Failure> {
+    let first = status::ask(&client.node, &client.peer, client.time_left()).await?;
+    if !args.all {
+        return Ok(vec![first]);
+    }
+    // Nodes without an address are commands such as this one.
+    let others = first.peers.iter().filter(|peer| peer.address.is_some());
+    let others: Vec<_> = others.map(|peer| peer.node.clone()).collect();
+    let mut statuses = client::survey(&client.node, others.clone(), client.time_left()).await;
+    for silent in others.iter().filter(|id| !statuses.contains_key(*id)) {
+        tracing::warn!(node = %silent, "did not answer");
+    }
+    statuses.insert(first.node.clone(), first);
+    Ok(statuses.into_values().collect())
+}
+
+/// A table, and below it what does not fit into one; or the whole status as JSON.
+fn print(rows: &[Row], out: Output) -> Result<(), Failure> {
+    out.table_or_json(rows)?;
+    if out.is_json() {
+        return Ok(());
+    }
+    rows.iter().flat_map(|row| remarks(&row.status)).try_for_each(|remark| out.text(&remark))
+}
+
+/// What somebody should look at.
+fn remarks(status: &Status) -> Vec<String> {
+    let node = &status.node;
+    let mut remarks = Vec::new();
+    match &status.replica {
+        Some(ReplicaStatus::Forming { missing }) => {
+            remarks.push(format!("{node} waits for {}", names(missing)));
+        }
+        Some(ReplicaStatus::Stopped(stopped)) => {
+            remarks.push(format!("{node}: the replica has stopped: {}", stopped.reason));
+        }
+        Some(ReplicaStatus::Running(_)) | None => {}
+    }
+    if status.build.insecure && !status.encrypted {
+        remarks.push(format!("{node} listens without encryption (--insecure)"));
+    }
+    let drops = status.drops.iter().filter(|(_, count)| **count > 0);
+    let drops: Vec<_> = drops.map(|(name, count)| format!("{name} {count}")).collect();
+    if !drops.is_empty() {
+        remarks.push(format!("{node} dropped: {}", drops.join(", ")));
+    }
+    remarks
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// One node in the table.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Row {
+    status: Status,
+}
+
+impl Record for Row {
+    const COLUMNS: &'static [&'static str] =
+        &["node", "role", "term", "leader", "commit", "applied", "lag", "peers", "drops", "up"];
+
+    fn cells(&self) -> Vec<String> {
+        let status = &self.status;
+        let Replica { role, term, leader, commit, applied, lag } = Replica::of(status);
+        let peers = status.peers.len().to_string();
+        let drops = status.drops_total().to_string();
+        let up = format!("{:.0}s", status.uptime_seconds);
+        vec![status.node.to_string(), role, term, leader, commit, applied, lag, peers, drops, up]
+    }
+}
+
+/// The replica in a table, with dashes for what there is not.
+pub(super) struct Replica {
+    pub(super) role: String,
+    pub(super) term: String,
+    pub(super) leader: String,
+    pub(super) commit: String,
+    pub(super) applied: String,
+    pub(super) lag: String,
+}
+
+impl Replica {
+    /// How the replica of a node is, in words.
+    pub(super) fn of(status: &Status) -> Self {
+        let phase = match &status.replica {
+            Some(ReplicaStatus::Forming { .. }) => "forming",
+            Some(ReplicaStatus::Running(_)) | None => "-",
+            Some(ReplicaStatus::Stopped(_)) => "stopped",
+        };
+        let Some(running) = status.running() else { return Self::none(phase) };
+        let lag = running.followers.iter().map(|follower| {
+            let silent = if follower.active { "" } else { " (silent)" };
+            format!("{} {}{silent}", follower.node, follower.lag)
+        });
+        let lag = lag.collect::<Vec<_>>().join(", ");
+        Self {
+            role: role(running.role).to_owned(),
+            term: running.term.to_string(),
+            leader: running.leader.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            commit: running.commit.to_string(),
+            applied: running.applied.to_string(),
+            lag: if lag.is_empty() { "-".to_owned() } else { lag },
+        }
+    }
+
+    /// A node without a replica at work.
+    pub(super) fn none(role: &str) -> Self {
+        let dash = || "-".to_owned();
+        Self {
+            role: role.to_owned(),
+            term: dash(),
+            leader: dash(),
+            commit: dash(),
+            applied: dash(),
+            lag: dash(),
+        }
+    }
+}
+
+const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Candidate => "candidate",
+        Role::Follower => "follower",
+        Role::Leader => "leader",
+    }
 }

@@ -9,12 +9,12 @@ use super::Context;
 use super::failure::Failure;
 
 #[derive(Debug, Serialize)]
-struct Version {
-    zmesh: &'static str,
-    libzmq: String,
+pub(super) struct Version {
+    pub(super) zmesh: &'static str,
+    pub(super) libzmq: String,
     /// libsodium has no version that safe code could ask for: linked or not is what is known.
     libsodium: &'static str,
-    curve: bool,
+    pub(super) curve: bool,
 }
 
 /// Prints the versions.
@@ -32,7 +32,8 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     ))
 }
 
-fn version() -> Version {
+/// What is linked.
+pub(super) fn version() -> Version {
     let (major, minor, patch) = zmq::version();
     let curve = zmq::has("curve").unwrap_or(false);
     Version {

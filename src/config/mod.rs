@@ -63,6 +63,8 @@ pub struct NodeConfig {
     pub cluster: String,
     /// Where to listen.
     pub bind: Address,
+    /// Whether `bind` may be an address that other machines can reach.
+    pub insecure: bool,
     /// Where peers reach this node, dialable; `None` stands for the bound address.
     pub advertise: Option<Address>,
     /// Nodes to join: dialable, each once, none of them this node.

@@ -53,6 +53,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("id", node.id.as_ref().map(|id| json!(id))),
                 ("cluster", Some(json!(node.cluster))),
                 ("bind", Some(json!(node.bind))),
+                ("insecure", Some(json!(node.insecure))),
                 ("advertise", node.advertise.as_ref().map(|address| json!(address))),
                 ("peers", Some(json!(node.peers))),
                 ("labels", Some(json!(node.labels))),

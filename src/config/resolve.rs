@@ -71,10 +71,35 @@ impl Resolver {
         }
         let bind = given.bind.unwrap_or_else(|| BIND.parse().expect("the default is an address"));
         self.advertise(&bind, given.advertise.as_ref())?;
+        let insecure = given.insecure.unwrap_or(false);
+        self.exposure(&bind, insecure)?;
         let peers = given.peers.unwrap_or_default();
         self.peers(&peers, &bind, given.advertise.as_ref())?;
         let labels = self.labels(given.labels.unwrap_or_default())?;
-        Ok(NodeConfig { id: given.id, cluster, bind, advertise: given.advertise, peers, labels })
+        let (id, advertise) = (given.id, given.advertise);
+        Ok(NodeConfig { id, cluster, bind, insecure, advertise, peers, labels })
+    }
+
+    /// Nothing on the wire is encrypted, so that reaching the port is all it takes to get in.
+    fn exposure(&mut self, bind: &Address, insecure: bool) -> Result<()> {
+        match (bind.is_local(), insecure) {
+            (true, _) => Ok(()),
+            (false, true) => {
+                self.warnings.push(format!(
+                    "{bind} is open to other machines: links are neither encrypted nor \
+                     authenticated (node.insecure)"
+                ));
+                Ok(())
+            }
+            (false, false) => {
+                let reason = format!(
+                    "other machines can reach {bind}, and links are neither encrypted nor \
+                     authenticated: bind a loopback address, or allow it with node.insecure \
+                     (--insecure)"
+                );
+                Err(self.origins.refuse("node.bind", reason))
+            }
+        }
     }
 
     fn advertise(&self, bind: &Address, advertise: Option<&Address>) -> Result<()> {

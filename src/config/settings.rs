@@ -69,7 +69,7 @@ macro_rules! groups {
 }
 
 groups! {
-    node: NodeSettings { id, cluster, bind, advertise, peers, labels }
+    node: NodeSettings { id, cluster, bind, insecure, advertise, peers, labels }
     heartbeat: HeartbeatSettings {
         preset, ping_interval, health_check_interval, ghost_timeout, handshake_timeout,
         request_timeout,
@@ -101,6 +101,19 @@ pub struct NodeSettings {
     /// every interface and then needs --advertise.
     #[arg(long, env = "ZMESH_BIND", value_name = "ADDRESS")]
     pub bind: Option<Address>,
+    /// Listen where other machines can reach it, without encryption [default: false].
+    ///
+    /// Links are neither encrypted nor authenticated: whoever reaches the port can join, read and
+    /// write. Loopback addresses, ipc and inproc need no permission.
+    #[arg(
+        long,
+        env = "ZMESH_INSECURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub insecure: Option<bool>,
     /// Address at which peers reach this node [default: the bound address].
     #[arg(long, env = "ZMESH_ADVERTISE", value_name = "ADDRESS")]
     pub advertise: Option<Address>,

@@ -26,7 +26,7 @@ pub struct Follower {
 }
 
 /// How a leader treats a follower.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FollowerState {
     /// One message at a time, to find out where its log ends.

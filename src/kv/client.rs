@@ -124,12 +124,26 @@ impl Kv {
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Found>, Error> {
         let query = Query::Get { key: key.into() }.encode()?;
         let (node, applied) = self.operate(Operation::Query, query).await?;
-        match Response::decode(&applied.response) {
-            Ok(Response::Value { revision, value }) => Ok(Some(Found { value, revision })),
-            Ok(Response::Absent { .. }) => Ok(None),
-            Ok(Response::Refused(invalid)) => Err(invalid.into()),
-            Ok(Response::Done { .. }) | Err(_) => Err(Error::InvalidAnswer { node }),
-        }
+        found(node, &applied)
+    }
+
+    /// What one replica has applied for a key, however old that is: works without a quorum, and may
+    /// miss writes that were acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; a read changes nothing.
+    pub async fn get_stale(
+        &self,
+        replica: &NodeId,
+        key: impl Into<Bytes>,
+    ) -> Result<Option<Found>, Error> {
+        let query = Query::Get { key: key.into() }.encode()?;
+        let subject = service::stale_subject(SERVICE);
+        let request = self.node.system_request(replica, &subject, query).timeout(self.timeout);
+        let answer = request.await.map_err(refused)?;
+        let (node, applied) = answered(replica.clone(), answer)?;
+        found(node, &applied)
     }
 
     async fn write(&self, command: &Command) -> Result<Written, Error> {
@@ -191,6 +205,15 @@ fn answered(node: NodeId, answer: Bytes) -> Result<(NodeId, Applied), Error> {
     match service::decode(answer) {
         Some(applied) => Ok((node, applied)),
         None => Err(Error::InvalidAnswer { node }),
+    }
+}
+
+fn found(node: NodeId, applied: &Applied) -> Result<Option<Found>, Error> {
+    match Response::decode(&applied.response) {
+        Ok(Response::Value { revision, value }) => Ok(Some(Found { value, revision })),
+        Ok(Response::Absent { .. }) => Ok(None),
+        Ok(Response::Refused(invalid)) => Err(invalid.into()),
+        Ok(Response::Done { .. }) | Err(_) => Err(Error::InvalidAnswer { node }),
     }
 }
 

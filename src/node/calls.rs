@@ -62,6 +62,12 @@ impl<R> Request<R> {
         self
     }
 
+    /// Takes the reply as it comes, whatever its format.
+    pub fn undecoded(self) -> Request<Undecoded> {
+        let Self { shared, target, subject, payload, timeout, system, decode: _ } = self;
+        Request { shared, target, subject, payload, timeout, system, decode: undecoded }
+    }
+
     /// How one peer is picked among those that match [default: round robin]. Without effect on a
     /// request to one node.
     pub fn choose(mut self, by: Choice) -> Self {
@@ -179,6 +185,21 @@ impl<R> fmt::Debug for Response<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response").finish_non_exhaustive()
     }
+}
+
+/// A reply as it came. See [`Request::undecoded`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Undecoded {
+    /// Who replied.
+    pub peer: NodeId,
+    /// How the payload is encoded.
+    pub format: Format,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+fn undecoded(reply: Reply) -> Result<Undecoded, RequestError> {
+    Ok(Undecoded { peer: reply.peer, format: reply.format, payload: reply.payload })
 }
 
 /// Reads a MessagePack reply.

@@ -9,7 +9,7 @@ use crate::server::ServerEvent;
 use crate::transport::Address;
 
 /// Who dialed whom.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// The peer dialed us.

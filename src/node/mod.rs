@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
 pub use self::builder::{Builder, IntoAddress};
-pub use self::calls::{Request, RequestAll, Response};
+pub use self::calls::{Request, RequestAll, Response, Undecoded};
 pub use self::error::{
     HandlerError, InvalidMessage, RequestError, StartError, TickError, WaitError,
 };

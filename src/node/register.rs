@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::Node;
 use super::dispatch::{Handler, HandlerFn, Order};
 use super::error::HandlerError;
-use super::handler::{self, Call, Middleware, Peer};
+use super::handler::{self, Call, Middleware, Outcome, Peer};
 pub use crate::protocol::handlers::HandlerId;
 use crate::protocol::handlers::{AlreadyRegistered, InvalidPattern, Pattern, Verb};
 
@@ -151,6 +151,19 @@ impl On<'_> {
         Fut: Future<Output = Result<Bytes, HandlerError>> + Send + 'static,
     {
         self.register(Verb::Request, handler::raw(handler))
+    }
+
+    /// Handles requests as they arrive; the handler says how its reply is encoded.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`]: nothing was registered.
+    pub fn request_call<F, Fut>(self, handler: F) -> Result<HandlerId, RegisterError>
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome> + Send + 'static,
+    {
+        self.register(Verb::Request, Arc::new(move |call| Box::pin(handler(call))))
     }
 
     /// Handles ticks as bytes.

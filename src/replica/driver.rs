@@ -7,12 +7,12 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::core::{Applied, Core, Event, Options, Reply, Setup};
-use super::handle::{Input, Leadership, Phase, Shared};
+use super::handle::{Input, Leadership, Phase, Shared, StopCause, Stopped};
 use super::machine::Machine;
 use super::service;
 use super::store::{Store, settle};
 use crate::consensus::membership::Member;
-use crate::consensus::{Persist, Role};
+use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
 use crate::node::Node;
 
@@ -24,7 +24,7 @@ pub(super) async fn run<M: Machine>(
     store: Store,
     machine: M,
     shared: &Arc<Shared>,
-) -> Result<(), String> {
+) -> Result<(), Stopped> {
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
@@ -37,7 +37,7 @@ pub(super) async fn run<M: Machine>(
         rng: fastrand::Rng::with_seed(node.incarnation().0),
         now: shared.clock.now(),
     };
-    let core = Core::new(setup).map_err(|error| error.to_string())?;
+    let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     let subject = service::frames_subject(name);
     *shared.progress.lock() = Phase::Running;
     let mut driver = Driver {
@@ -56,6 +56,15 @@ pub(super) async fn run<M: Machine>(
     driver.run().await
 }
 
+/// What is to be done when the consensus does not start.
+fn cause(error: &StartError) -> StopCause {
+    match error {
+        StartError::Inconsistent { .. } => StopCause::Corrupt,
+        StartError::Options(_) => StopCause::Configuration,
+        StartError::Raft { .. } => StopCause::Failed,
+    }
+}
+
 struct Driver<M> {
     node: Node,
     name: &'static str,
@@ -72,7 +81,7 @@ struct Driver<M> {
 }
 
 impl<M: Machine> Driver<M> {
-    async fn run(&mut self) -> Result<(), String> {
+    async fn run(&mut self) -> Result<(), Stopped> {
         self.turn();
         while !self.shared.is_closed() && !self.node.is_stopped() {
             let due = self.core.poll_timeout().map(|due| self.shared.clock.instant(due));
@@ -88,7 +97,7 @@ impl<M: Machine> Driver<M> {
             }
             self.turn();
             if let Some(failure) = self.core.failure() {
-                return Err(failure.to_owned());
+                return Err(Stopped::new(StopCause::Failed, &failure));
             }
         }
         // Only a hint for the next start, which finds out by itself otherwise.

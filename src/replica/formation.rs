@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::handle::{Phase, ReplicaSettings, Shared};
+use super::handle::{Phase, ReplicaSettings, Shared, StopCause};
 use super::store::{Store, StoreError};
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member};
 use crate::id::NodeId;
@@ -40,6 +40,24 @@ pub(super) enum FormationError {
     Owner { owner: NodeId, node: NodeId },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl FormationError {
+    pub(super) fn cause(&self) -> StopCause {
+        match self {
+            Self::Bootstrap(_)
+            | Self::NotMember { .. }
+            | Self::Outsider { .. }
+            | Self::Owner { .. } => StopCause::Configuration,
+            Self::Closed => StopCause::Asked,
+            Self::Io { .. } => StopCause::Failed,
+            Self::Malformed { .. } | Self::Store(StoreError::Bootstrap(_)) => StopCause::Corrupt,
+            Self::Store(StoreError::Incomplete { .. }) => StopCause::Configuration,
+            Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
+            Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
+            Self::Store(StoreError::Wal(_)) => StopCause::Failed,
+        }
+    }
 }
 
 /// Opens the directory, or waits for the other members and creates it.

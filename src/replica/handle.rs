@@ -74,10 +74,38 @@ pub enum Progress {
     /// It takes part.
     Running(Box<Status>),
     /// It does not take part, and says why.
-    Stopped {
-        /// For people.
-        reason: String,
-    },
+    Stopped(Stopped),
+}
+
+/// Why a replica does not take part.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct Stopped {
+    /// What kind of reason it is.
+    pub cause: StopCause,
+    /// For people.
+    pub reason: String,
+}
+
+/// What has to be done about a replica that has stopped.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopCause {
+    /// Nothing: it was asked to, or its node has stopped.
+    Asked,
+    /// The settings and the data directory do not go together, or another process uses the
+    /// directory. Nothing was changed on disk.
+    Configuration,
+    /// Files are damaged or missing. Nothing was changed on disk.
+    Corrupt,
+    /// A disk or the consensus failed. What was acknowledged is on the disks of a quorum; starting
+    /// again finds out what is on this one.
+    Failed,
+}
+
+impl Stopped {
+    pub(super) fn new(cause: StopCause, error: &dyn fmt::Display) -> Self {
+        Self { cause, reason: error.to_string() }
+    }
 }
 
 /// A handle to a running replica. Clones are cheap and mean the same replica.
@@ -123,7 +151,7 @@ pub(super) struct Shared {
 pub(super) enum Phase {
     Forming(Vec<NodeId>),
     Running,
-    Stopped(String),
+    Stopped(Stopped),
 }
 
 #[derive(Default)]
@@ -182,14 +210,15 @@ impl Shared {
     }
 
     /// No operation is answered any more; those that wait hear that the replica is gone.
-    pub(super) fn stop(&self, reason: String) {
+    pub(super) fn stop(&self, stopped: Stopped) {
         let mut inbox = self.inbox.lock();
         inbox.closed = true;
         inbox.inputs.clear();
         drop(inbox);
+        // First the reason: whoever is woken by the leadership looks for it.
+        *self.progress.lock() = Phase::Stopped(stopped);
         let nobody = Leadership { role: None, term: 0, leader: None };
         self.leadership.send_replace(nobody);
-        *self.progress.lock() = Phase::Stopped(reason);
     }
 
     /// Runs one operation on this replica, which has to lead.
@@ -249,11 +278,17 @@ impl Replica {
                 Ok(store) => {
                     driver::run(of_node, name, settings.options, store, machine, &running).await
                 }
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(Stopped::new(error.cause(), &error)),
             };
-            let reason = ended.err().unwrap_or_else(|| "the replica was stopped".to_owned());
-            tracing::warn!(%reason, "the replica has stopped");
-            running.stop(reason);
+            let asked = || Stopped::new(StopCause::Asked, &"the replica was stopped");
+            let stopped = ended.err().unwrap_or_else(asked);
+            match stopped.cause {
+                StopCause::Asked => tracing::info!("the replica has stopped"),
+                StopCause::Configuration | StopCause::Corrupt | StopCause::Failed => {
+                    tracing::warn!(cause = ?stopped.cause, reason = %stopped.reason, "the replica has stopped");
+                }
+            }
+            running.stop(stopped);
         });
         Self { handle: Arc::new(Handle { shared }) }
     }
@@ -279,7 +314,7 @@ impl Replica {
 
     fn why_not_ready(&self) -> ReplicaError {
         match &*self.handle.shared.progress.lock() {
-            Phase::Stopped(reason) => ReplicaError::Io { reason: reason.clone() },
+            Phase::Stopped(stopped) => ReplicaError::Io { reason: stopped.reason.clone() },
             Phase::Forming(_) | Phase::Running => ReplicaError::NoQuorum,
         }
     }
@@ -328,9 +363,40 @@ impl Replica {
         self.handle.shared.status().await
     }
 
+    /// Waits until the replica has stopped, and says why.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn stopped(&self) -> Stopped {
+        let mut leadership = self.leadership();
+        loop {
+            if let Phase::Stopped(stopped) = &*self.handle.shared.progress.lock() {
+                return stopped.clone();
+            }
+            // The handle has the sender, so this waits until something has changed.
+            drop(leadership.changed().await);
+        }
+    }
+
+    /// A handle that does not keep the replica running.
+    pub(crate) fn downgrade(&self) -> WeakReplica {
+        WeakReplica(Arc::downgrade(&self.handle))
+    }
+
     /// Stops the replica. What it acknowledged is on disk.
     pub fn stop(&self) {
         self.handle.shared.close();
+    }
+}
+
+/// See [`Replica::downgrade`].
+#[derive(Clone)]
+pub(crate) struct WeakReplica(std::sync::Weak<Handle>);
+
+impl WeakReplica {
+    pub(crate) fn upgrade(&self) -> Option<Replica> {
+        self.0.upgrade().map(|handle| Replica { handle })
     }
 }
 
@@ -338,14 +404,14 @@ impl Shared {
     pub(super) async fn status(&self) -> Progress {
         match &*self.progress.lock() {
             Phase::Forming(missing) => return Progress::Forming { missing: missing.clone() },
-            Phase::Stopped(reason) => return Progress::Stopped { reason: reason.clone() },
+            Phase::Stopped(stopped) => return Progress::Stopped(stopped.clone()),
             Phase::Running => {}
         }
         let (reply, answer) = oneshot::channel();
         drop(self.push(Input::Status { reply }));
         match answer.await {
             Ok(status) => Progress::Running(status),
-            Err(_) => Progress::Stopped { reason: "the replica is stopping".to_owned() },
+            Err(_) => Progress::Stopped(Stopped::new(StopCause::Asked, &"the replica is stopping")),
         }
     }
 }

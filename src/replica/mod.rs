@@ -24,7 +24,7 @@ mod store;
 
 pub use self::core::{Applied, Core, Done, Event, Options, Reply, Setup};
 pub use error::ReplicaError;
-pub use handle::{Leadership, Progress, Replica, ReplicaSettings};
+pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{InvalidSnapshot, Machine};
 pub use service::AckLevel;
 pub use status::{Repair, Status, Waiting};

@@ -80,6 +80,11 @@ impl Operation {
     }
 }
 
+/// The subject under which a replica answers a query from what it has applied.
+pub(crate) fn stale_subject(name: &str) -> String {
+    format!("{}.stale", Operation::Query.subject(name))
+}
+
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
 pub(super) fn register(node: &Node, name: &'static str, shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
@@ -90,8 +95,7 @@ pub(super) fn register(node: &Node, name: &'static str, shared: &Arc<Shared>) {
             move |call| take_frame(weak.upgrade(), call)
         })
         .expect("a node has one replica of a name");
-    let stale = format!("{}.stale", Operation::Query.subject(name));
-    node.on_system(&stale)
+    node.on_system(&stale_subject(name))
         .concurrent(OPERATIONS_MAX)
         .request_raw({
             let weak = weak.clone();

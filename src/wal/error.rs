@@ -162,6 +162,23 @@ impl WalError {
         move |source| Self::Io { operation, file: file.to_path_buf(), source }
     }
 
+    /// Whether the files are not what was synced. Nothing was changed on disk.
+    pub const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. }
+                | Self::DuplicateSegment { .. }
+                | Self::MisnamedSegment { .. }
+                | Self::MissingSegment { .. }
+        )
+    }
+
+    /// Whether the directory is not ours to use: it is another node's, in use by another process,
+    /// or of a newer version.
+    pub const fn is_of_others(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Locked { .. } | Self::NewerFormat { .. })
+    }
+
     /// Whether the same call can succeed later without anybody opening the log again.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::NoSpace { .. } | Self::Locked { .. })
