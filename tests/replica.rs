@@ -50,11 +50,8 @@ async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
 
 /// Why a replica has stopped.
 async fn why_stopped(replica: &Replica) -> String {
-    until("stopped", async || match replica.status().await {
-        Progress::Stopped { reason } => Some(reason),
-        Progress::Forming { .. } | Progress::Running(_) => None,
-    })
-    .await
+    let stopped = tokio::time::timeout(DEADLINE, replica.stopped()).await;
+    stopped.expect("it stops").reason
 }
 
 /// A member of a cluster that is not the given one.
@@ -139,15 +136,26 @@ async fn keys_and_values_are_any_bytes_within_their_limits() {
     invalid(kv.set("k", vec![0; VALUE_BYTES_MAX + 1]).await.unwrap_err());
 }
 
-/// The largest write there can be reaches every disk: it must not stop in some queue and keep all
-/// later writes behind it.
+/// The largest write that is accepted reaches every disk, and the next byte is refused with nothing
+/// proposed: an entry that no message could carry would keep all later writes behind it.
 #[tokio::test]
-async fn largest_key_and_value_are_replicated() {
+async fn largest_write_is_replicated_and_a_larger_one_is_refused() {
+    const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+    /// What the consensus keeps of a payload for itself, and what a command has around its value.
+    const AROUND_VALUE: usize = 8 * 1024 + 1 + 4 + KEY_BYTES_MAX;
     let cluster = TestCluster::start(3).await.unwrap();
     let kv = cluster.kv().timeout(DEADLINE);
-    let (key, value) = (vec![b'k'; KEY_BYTES_MAX], vec![0xA5; VALUE_BYTES_MAX]);
+    let (key, mut value) =
+        (vec![b'k'; KEY_BYTES_MAX], vec![0xA5; PAYLOAD_BYTES_MAX - AROUND_VALUE]);
     kv.set(key.clone(), value.clone()).await.unwrap();
-    assert!(kv.get(key).await.unwrap().unwrap().value == value, "the value came back changed");
+    let found = kv.get(key.clone()).await.unwrap().unwrap();
+    assert!(found.value == value, "the value came back changed");
+
+    for bytes in [value.len() + 1, PAYLOAD_BYTES_MAX - 5 - KEY_BYTES_MAX, VALUE_BYTES_MAX] {
+        value.resize(bytes, 0);
+        let error = kv.set(key.clone(), value.clone()).await.unwrap_err();
+        assert_eq!((error.code(), error.effect()), (ErrorCode::PayloadTooLarge, Effect::None));
+    }
     kv.set("next", "small").await.unwrap();
     cluster.wait_healthy(DEADLINE).await.unwrap();
 }

@@ -69,20 +69,7 @@ impl Client {
     /// Waits until at least one node matches; returns all that do.
     pub(super) async fn matching(&self, filter: &Filter) -> Result<Vec<NodeId>, Failure> {
         let wait = self.node.wait_for_peers(filter, 1, self.time_left());
-        wait.await.map_err(|_| self.absent(&format!("no node matches {filter}")))
-    }
-
-    /// Waits until every node that the first one knows has joined, or half of the time is gone.
-    pub(super) async fn settle(&self) {
-        let half = self.time_left() / 2;
-        let settled = async {
-            // A node that does not tell is one whose peers come by gossip alone.
-            let Ok(status) = status::ask(&self.node, &self.peer, half).await else { return };
-            for peer in status.peers.iter().filter(|peer| peer.address.is_some()) {
-                joins(&self.node, &peer.node, half).await;
-            }
-        };
-        drop(tokio::time::timeout(half, settled).await);
+        wait.await.map_err(|_| self.absent(&format!("no node matches {filter:?}")))
     }
 
     /// Somebody was not found in time: says who is there instead.
@@ -193,14 +180,8 @@ pub(super) fn leader(statuses: &BTreeMap<NodeId, Status>) -> Option<(NodeId, u64
 
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
-        let (code, effect) = (error.code(), error.effect());
-        match error {
-            // The code goes before the message anyway.
-            RequestError::Handler { peer, message, .. } => {
-                Self::coded(Exit::of(code, effect), code, format!("{peer}: {message}"))
-            }
-            error => Self::from_code(code, effect, &error),
-        }
+        let effect = error.effect();
+        Self::from_code(error.code(), effect, &error)
     }
 }
 

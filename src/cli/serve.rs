@@ -83,18 +83,16 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     check_descriptors();
     let node = start(&config)?;
     let replica = config.replica.as_ref().map(|replica| start_replica(&node, &config, replica));
-    // The replica opens its directory when its task is first run: one that is refused is never ready.
-    tokio::task::yield_now().await;
-    let running = async {
-        serve(&node, replica.as_ref(), &config, args.print.as_deref(), context.out)?;
-        let reason = stop.asked().await;
-        tracing::info!(?reason, "stopping");
-        Ok(())
-    };
-    let ended = tokio::select! {
-        biased;
-        stopped = stopped(replica.as_ref()) => Err(failure(&stopped, config.replica.as_ref())),
-        ended = running => ended,
+    let registered = serve(&node, replica.as_ref(), &config, args.print.as_deref(), context.out);
+    let ended = match registered {
+        Ok(()) => tokio::select! {
+            reason = stop.asked() => {
+                tracing::info!(?reason, "stopping");
+                Ok(())
+            }
+            stopped = stopped(replica.as_ref()) => Err(failure(&stopped, config.replica.as_ref())),
+        },
+        Err(failure) => Err(failure),
     };
     drop(replica);
     node.stop().await;

@@ -452,6 +452,10 @@ impl<T> Core<T> {
         self.stray_sends.is_empty() && self.links.is_drained()
     }
 
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.settings.payload_bytes_max
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped
     }

@@ -436,6 +436,11 @@ impl Node {
         })
     }
 
+    /// The most bytes of a payload, in both directions.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.handle.shared.with(|core, _| core.payload_bytes_max())
+    }
+
     /// Whether the node has been stopped.
     pub fn is_stopped(&self) -> bool {
         self.handle.shared.with(|core, _| core.is_stopped())
