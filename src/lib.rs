@@ -13,6 +13,7 @@ pub mod protocol;
 pub mod replica;
 pub mod server;
 pub mod status;
+pub mod testing;
 mod timer;
 pub mod transport;
 pub mod wal;

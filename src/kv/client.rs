@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::command::{Command, Query, Response};
 use super::error::Error;
-use crate::error::Effect;
+use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::{Choice, Filter};
 use crate::node::{Node, RequestError};
@@ -18,6 +18,10 @@ use crate::timer::{Clock, Time};
 pub const SERVICE: &str = "kv";
 /// Wait before an operation that had no effect is tried again.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
+/// Part of the timeout that the last attempt must have, and the most that it needs. Twice what a
+/// replica keeps of it for the way back.
+const ATTEMPT_SHARE: u32 = 5;
+const ATTEMPT_MAX: Duration = Duration::from_millis(200);
 
 /// A handle to the key-value store of the mesh. Clones are cheap.
 ///
@@ -89,7 +93,8 @@ impl Kv {
     /// Gives `key` a value, whether it had one or not. Returns once the write is on the disks of a
     /// quorum and applied.
     ///
-    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes.
+    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. Together they must leave
+    /// 8 KiB of what the nodes take as a payload, which is 8 MiB by default as well.
     ///
     /// # Errors
     ///
@@ -182,8 +187,11 @@ impl Kv {
                 None => Error::NoReplica,
             };
             let harmless = operation == Operation::Query || error.effect() == Effect::None;
-            if !harmless || !error.is_retryable() || self.clock.now() + RETRY_WAIT >= deadline {
-                return Err(error);
+            // Another peer may run a replica.
+            let promising = error.is_retryable() || error.code() == ErrorCode::NoReplica;
+            let left = deadline.saturating_since(self.clock.now());
+            if !harmless || !promising || left < self.attempt_min() {
+                return Err(without_effect(operation, error));
             }
             self.wait(deadline).await;
         }
@@ -193,6 +201,12 @@ impl Kv {
     fn replica(&self) -> Option<NodeId> {
         let choose = |filter| self.node.choose(filter, &Choice::RoundRobin);
         choose(&self.leader).or_else(|| choose(&self.replicas))
+    }
+
+    /// Time that must be left for another attempt. With less, its answer might come too late, and
+    /// a certain "nothing happened" would become an "unknown".
+    fn attempt_min(&self) -> Duration {
+        (self.timeout / ATTEMPT_SHARE).min(ATTEMPT_MAX).max(RETRY_WAIT)
     }
 
     async fn wait(&self, deadline: Time) {
@@ -214,6 +228,16 @@ fn found(node: NodeId, applied: &Applied) -> Result<Option<Found>, Error> {
         Ok(Response::Absent { .. }) => Ok(None),
         Ok(Response::Refused(invalid)) => Err(invalid.into()),
         Ok(Response::Done { .. }) | Err(_) => Err(Error::InvalidAnswer { node }),
+    }
+}
+
+/// A query that was not answered is no mystery: it changed nothing.
+fn without_effect(operation: Operation, error: Error) -> Error {
+    match operation {
+        Operation::Query if error.effect() == Effect::Unknown => {
+            Error::Refused { code: ErrorCode::NoQuorum, message: error.to_string() }
+        }
+        Operation::Command | Operation::Query => error,
     }
 }
 

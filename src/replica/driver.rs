@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::core::{Applied, Core, Event, Reply};
-use super::handle::{Input, Leadership, Phase, Shared, StopCause, Stopped};
+use super::error::ReplicaError;
+use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
 use super::machine::Machine;
 use super::service;
 use super::setup::{Options, Setup};
@@ -17,8 +18,8 @@ use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
 use crate::node::Node;
 
-/// Room for what a frame has besides one large entry.
-const FRAME_BYTES_EXTRA: usize = 8 * 1024;
+/// Bytes of a message of the consensus besides the command it carries, with room to spare.
+const FRAME_BYTES: usize = 8 * 1024;
 
 /// Runs a replica until its handle or its node is gone, or its disk fails.
 pub(super) async fn run<M: Machine>(
@@ -29,9 +30,7 @@ pub(super) async fn run<M: Machine>(
     machine: M,
     shared: &Arc<Shared>,
 ) -> Result<(), Stopped> {
-    // An entry that does not fit into a message would reach no follower, ever.
-    let fits = node.system_bytes_max().saturating_sub(FRAME_BYTES_EXTRA);
-    options.command_bytes_max = options.command_bytes_max.min(fits);
+    fit(&mut options, node.system_bytes_max());
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
@@ -46,7 +45,7 @@ pub(super) async fn run<M: Machine>(
     };
     let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     let subject = service::frames_subject(name);
-    *shared.progress.lock() = Phase::Running;
+    shared.run();
     let mut driver = Driver {
         node,
         name,
@@ -61,6 +60,15 @@ pub(super) async fn run<M: Machine>(
     };
     driver.read_members();
     driver.run().await
+}
+
+/// Keeps commands and messages small enough for a payload of the node. An entry that no message can
+/// carry would never be committed, nor would anything behind it.
+fn fit(options: &mut Options, payload_bytes_max: usize) {
+    let bytes = payload_bytes_max.saturating_sub(FRAME_BYTES).max(1);
+    options.command_bytes_max = options.command_bytes_max.min(bytes);
+    let message_bytes_max = &mut options.consensus.message_bytes_max;
+    *message_bytes_max = (*message_bytes_max).min(u64::try_from(bytes).unwrap_or(u64::MAX));
 }
 
 /// What is to be done when the consensus does not start.
@@ -142,8 +150,15 @@ impl<M: Machine> Driver<M> {
     fn take_inputs(&mut self) {
         let mut inputs = std::mem::take(&mut self.inputs);
         self.shared.take(&mut inputs);
+        let now = self.shared.clock.now();
         for input in inputs.drain(..) {
             match input {
+                // Nobody waits for it: it must not take effect after its caller was told otherwise.
+                Input::Propose { deadline, reply, .. } | Input::Read { deadline, reply, .. }
+                    if deadline <= now =>
+                {
+                    drop(reply.send(Err(ReplicaError::NoQuorum)));
+                }
                 Input::Frame { from, frame } => self.frame(&from, &frame),
                 Input::Propose { command, deadline, reply } => {
                     self.core.propose(command, deadline, reply);

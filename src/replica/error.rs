@@ -45,6 +45,10 @@ pub enum ReplicaError {
     /// The proposal was not committed within its deadline. It may be committed later.
     #[error("no quorum acknowledged in time")]
     QuorumFailed,
+    /// The replica has stopped, or was asked to before it looked at the operation. Nothing was
+    /// proposed.
+    #[error("the replica has stopped")]
+    Stopped,
 }
 
 impl ReplicaError {
@@ -59,6 +63,7 @@ impl ReplicaError {
             Self::NotLeader { .. } => ErrorCode::NotLeader,
             Self::ProposalsFull => ErrorCode::ProposalsFull,
             Self::QuorumFailed => ErrorCode::QuorumFailed,
+            Self::Stopped => ErrorCode::NoReplica,
         }
     }
 

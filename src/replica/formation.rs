@@ -102,6 +102,13 @@ fn announce(node: &Node, name: &str, raft_id: u64, cluster: Option<String>) {
     node.set_system_label(&cluster_label(name), cluster);
 }
 
+/// Takes everything back that a replica has announced.
+pub(super) fn withdraw(node: &Node, name: &str) {
+    for label in [super::service::role_label(name), raft_id_label(name), cluster_label(name)] {
+        node.set_system_label(&label, None);
+    }
+}
+
 /// The label in which a member announces its raft id.
 pub(super) fn raft_id_label(name: &str) -> String {
     format!("_{name}.raft")
@@ -136,6 +143,9 @@ async fn meet(
         }
         tracing::debug!(?missing, "waiting for the initial members");
         *shared.progress.lock() = Phase::Forming(missing);
+        if node.is_stopped() {
+            return Err(FormationError::Closed);
+        }
         // Missing an event is no loss: the peer table is looked at again in any case.
         if let Ok(None) = events.next().await {
             return Err(FormationError::Closed);

@@ -25,6 +25,8 @@ use crate::wal::{self, Disk, RealDisk};
 const INBOX_MAX: usize = 65_536;
 /// Frames that may wait to be looked at; more are dropped, which Raft takes for a slow network.
 const FRAMES_MAX: usize = 4_096;
+/// Bytes of those frames; likewise.
+const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a replica is made of.
 #[derive(Clone, Debug)]
@@ -157,10 +159,19 @@ pub(super) enum Phase {
 
 #[derive(Default)]
 struct Inbox {
+    gate: Gate,
     inputs: Vec<Input>,
     frames: usize,
-    frames_dropped: u64,
-    closed: bool,
+    frame_bytes: usize,
+}
+
+/// Whether somebody looks into the inbox. What is put in while nobody does would wait for ever.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Gate {
+    #[default]
+    NotYet,
+    Open,
+    Closed,
 }
 
 impl Shared {
@@ -176,18 +187,30 @@ impl Shared {
         }
     }
 
-    /// Puts something into the inbox; gives it back if the replica is closed or overrun.
-    pub(super) fn push(&self, input: Input) -> Result<(), Input> {
+    /// Puts something into the inbox, or says why not; then it had no effect.
+    pub(super) fn push(&self, input: Input) -> Result<(), ReplicaError> {
         let mut inbox = self.inbox.lock();
-        let is_frame = matches!(input, Input::Frame { .. });
-        if inbox.closed || inbox.inputs.len() >= INBOX_MAX {
-            return Err(input);
+        match inbox.gate {
+            Gate::NotYet => return Err(ReplicaError::NoQuorum),
+            Gate::Open => {}
+            Gate::Closed => return Err(ReplicaError::Stopped),
         }
-        if is_frame && inbox.frames >= FRAMES_MAX {
-            inbox.frames_dropped += 1;
-            return Err(input);
+        match &input {
+            Input::Frame { frame, .. } => {
+                let frame_bytes = inbox.frame_bytes.saturating_add(frame.len());
+                if inbox.frames >= FRAMES_MAX || frame_bytes > FRAME_BYTES_MAX {
+                    return Err(ReplicaError::ProposalsFull);
+                }
+                (inbox.frames, inbox.frame_bytes) = (inbox.frames + 1, frame_bytes);
+            }
+            // An overrun replica must still be able to say so.
+            Input::Status { .. } => {}
+            Input::Propose { .. } | Input::Read { .. } | Input::ReadStale { .. } => {
+                if inbox.inputs.len() >= INBOX_MAX {
+                    return Err(ReplicaError::ProposalsFull);
+                }
+            }
         }
-        inbox.frames += usize::from(is_frame);
         inbox.inputs.push(input);
         drop(inbox);
         self.wake.notify_one();
@@ -197,29 +220,47 @@ impl Shared {
     /// Takes everything that has arrived.
     pub(super) fn take(&self, into: &mut Vec<Input>) {
         let mut inbox = self.inbox.lock();
-        inbox.frames = 0;
+        (inbox.frames, inbox.frame_bytes) = (0, 0);
         std::mem::swap(&mut inbox.inputs, into);
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.inbox.lock().closed
+        self.inbox.lock().gate == Gate::Closed
     }
 
     pub(super) fn close(&self) {
-        self.inbox.lock().closed = true;
+        self.inbox.lock().gate = Gate::Closed;
         self.wake.notify_one();
     }
 
-    /// No operation is answered any more; those that wait hear that the replica is gone.
+    /// Somebody looks into the inbox from here on, until it is closed.
+    pub(super) fn run(&self) {
+        let mut inbox = self.inbox.lock();
+        if inbox.gate == Gate::NotYet {
+            inbox.gate = Gate::Open;
+        }
+        drop(inbox);
+        *self.progress.lock() = Phase::Running;
+    }
+
+    /// No operation is answered any more; those that nobody has looked at had no effect.
     pub(super) fn stop(&self, stopped: Stopped) {
         let mut inbox = self.inbox.lock();
-        inbox.closed = true;
-        inbox.inputs.clear();
+        inbox.gate = Gate::Closed;
+        let inputs = std::mem::take(&mut inbox.inputs);
         drop(inbox);
         // First the reason: whoever is woken by the leadership looks for it.
         *self.progress.lock() = Phase::Stopped(stopped);
         let nobody = Leadership { role: None, term: 0, leader: None };
         self.leadership.send_replace(nobody);
+        for input in inputs {
+            match input {
+                Input::Propose { reply, .. }
+                | Input::Read { reply, .. }
+                | Input::ReadStale { reply, .. } => drop(reply.send(Err(ReplicaError::Stopped))),
+                Input::Frame { .. } | Input::Status { .. } => {}
+            }
+        }
     }
 
     /// Runs one operation on this replica, which has to lead.
@@ -228,12 +269,7 @@ impl Shared {
         input: impl FnOnce(oneshot::Sender<Reply>) -> Input,
     ) -> Reply {
         let (reply, answer) = oneshot::channel();
-        if self.push(input(reply)).is_err() {
-            return Err(match self.is_closed() {
-                true => ReplicaError::NotLeader { leader: None },
-                false => ReplicaError::ProposalsFull,
-            });
-        }
+        self.push(input(reply))?;
         // Dropped without an answer: the replica stopped with the operation in its hands.
         answer.await.unwrap_or(Err(ReplicaError::Io { reason: "the replica stopped".into() }))
     }
@@ -299,6 +335,8 @@ impl Replica {
                     tracing::warn!(cause = ?stopped.cause, reason = %stopped.reason, "the replica has stopped");
                 }
             }
+            // Nobody shall come here any more, least of all for the leader.
+            formation::withdraw(&of_node, name);
             running.stop(stopped);
             of_node.remove_system_handlers(&handlers);
         });
@@ -317,11 +355,23 @@ impl Replica {
     /// [`ReplicaError::NoQuorum`] after `timeout`; [`ReplicaError::Io`] if the replica has stopped.
     pub async fn ready(&self, timeout: Duration) -> Result<NodeId, ReplicaError> {
         let mut leadership = self.leadership();
-        let wait = leadership.wait_for(|now| now.leader.is_some());
-        match tokio::time::timeout(timeout, wait).await {
-            Ok(Ok(known)) => known.leader.clone().ok_or(ReplicaError::NoQuorum),
-            Ok(Err(_)) | Err(_) => Err(self.why_not_ready()),
-        }
+        let wait = async {
+            loop {
+                let leader = leadership.borrow_and_update().leader.clone();
+                match (leader, self.is_stopped()) {
+                    (Some(leader), false) => return Some(leader),
+                    (_, true) => return None,
+                    // The handle has the sender, so this waits until something has changed.
+                    (None, false) => drop(leadership.changed().await),
+                }
+            }
+        };
+        let known = tokio::time::timeout(timeout, wait).await;
+        known.ok().flatten().ok_or_else(|| self.why_not_ready())
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(&*self.handle.shared.progress.lock(), Phase::Stopped(_))
     }
 
     fn why_not_ready(&self) -> ReplicaError {

@@ -20,7 +20,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::formation::raft_id_label;
-use super::handle::{Input, Shared};
+use super::handle::{Input, Leadership, Shared};
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::Filter;
@@ -195,6 +195,8 @@ impl Passing {
                 }
                 Some(_) | None => match self.here(bytes.clone(), deadline).await {
                     Ok(applied) => return Ok(encode(&applied)),
+                    // It will never know a leader again: others may.
+                    Err(error @ ReplicaError::Stopped) => return Err(self.refuse(&error)),
                     Err(error) => self.refuse(&error),
                 },
             };
@@ -219,8 +221,46 @@ impl Passing {
     ) -> Result<Bytes, HandlerError> {
         let subject = self.operation.subject(self.name) + ".direct";
         let left = deadline.saturating_since(self.shared.clock.now());
-        let reply = self.node.system_request(leader, &subject, bytes).timeout(left).await;
-        reply.map_err(passed_back)
+        let request = self.node.system_request(leader, &subject, bytes).timeout(left);
+        let reply = match self.operation {
+            Operation::Command => request.await,
+            // A leader that is paused or cut off would keep the query until its deadline.
+            Operation::Query => tokio::select! {
+                reply = async { request.await } => reply,
+                () = self.superseded(leader) => {
+                    return Err(self.refuse(&ReplicaError::NoQuorum));
+                }
+            },
+        };
+        reply.map_err(|error| self.failed(error))
+    }
+
+    /// Returns when another leader is known.
+    async fn superseded(&self, leader: &NodeId) {
+        let mut leadership = self.shared.leadership.subscribe();
+        let other = |now: &Leadership| now.leader.as_ref().is_some_and(|now| now != leader);
+        // The sender is gone only with the replica, and then the answer decides.
+        if leadership.wait_for(other).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What a lost answer of the leader means to whoever asked us.
+    fn failed(&self, error: RequestError) -> HandlerError {
+        let unknown = error.effect() == Effect::Unknown;
+        match (error, self.operation) {
+            (RequestError::Handler { code, message, .. }, _) => HandlerError::new(code, message),
+            (RequestError::Invalid(invalid), _) => {
+                HandlerError::new(invalid.code(), invalid.to_string())
+            }
+            // Sent and not answered: it may commit.
+            (other, Operation::Command) if unknown => {
+                HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
+            }
+            (other, Operation::Command | Operation::Query) => {
+                HandlerError::new(ErrorCode::NoQuorum, other.to_string())
+            }
+        }
     }
 
     /// An error as it goes on the wire, with the leader if it is known.
@@ -232,19 +272,6 @@ impl Passing {
         });
         refusal(error, address)
     }
-}
-
-/// The failure of an operation that was passed on, as its client hears of it.
-fn passed_back(error: RequestError) -> HandlerError {
-    if let RequestError::Handler { code, message, .. } = error {
-        return HandlerError::new(code, message);
-    }
-    let code = match error.effect() {
-        Effect::None => ErrorCode::NoQuorum,
-        // Sent and not answered: it may commit.
-        Effect::Unknown => ErrorCode::QuorumFailed,
-    };
-    HandlerError::new(code, error.to_string())
 }
 
 /// Only what had no effect may be done again; a query never has any.

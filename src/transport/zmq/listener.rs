@@ -57,7 +57,7 @@ impl Listener {
             }
         };
         let bound = router.get_last_endpoint().map_err(text)?;
-        let bound = bound.ok().and_then(|endpoint| endpoint.parse().ok()).map(unmapped);
+        let bound = bound.ok().and_then(|endpoint| endpoint.parse().ok());
         let router = Watched::new(router).map_err(|error| error.to_string())?;
         Ok(Self {
             address: bound.unwrap_or_else(|| address.clone()),
@@ -162,17 +162,5 @@ fn endpoint(address: &Address) -> Result<String, String> {
             drop(TcpListener::bind((ip, *port)).map_err(text)?);
             Ok(Address::Tcp { host: host.to_owned(), port: *port }.to_string())
         }
-    }
-}
-
-/// With IPv6 on, the library names an IPv4 address by the IPv6 one it is mapped to. Peers are told
-/// the address that was asked for.
-fn unmapped(address: Address) -> Address {
-    match address {
-        Address::Tcp { host, port } => {
-            let mapped = host.parse::<Ipv6Addr>().ok().and_then(|ip| ip.to_ipv4_mapped());
-            Address::Tcp { host: mapped.map_or(host, |ip| ip.to_string()), port }
-        }
-        other @ (Address::Inproc { .. } | Address::Ipc { .. }) => other,
     }
 }

@@ -1,0 +1,555 @@
+//! [shell] A cluster of real nodes inside a test, for programs that use this crate.
+//!
+//! Every node has a runtime on a thread of its own, as it would have in its own process: so it can
+//! be killed at any point, in the middle of whatever it does, and nothing it had not yet done is
+//! done afterwards. Sockets, disks and timers are the real ones.
+//!
+//! Touches only what every user of this crate can touch.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::consensus::Role;
+use crate::kv::{Kv, KvMachine, SERVICE};
+use crate::presence::Heartbeat;
+use crate::replica::{self, Progress, Replica, ReplicaSettings, Status};
+use crate::route::Filter;
+use crate::transport::memory::Network;
+use crate::{Address, InvalidNodeId, Node, NodeId, WaitError, transport, wal};
+
+/// Time in which a cluster that nobody disturbs has formed and elected, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two looks at something that tells nobody when it changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The first port of nodes in a [`Network`], where addresses are just names.
+const MEMORY_PORT: u16 = 7001;
+
+/// Nodes with replicas of the key-value store, and a client, in one process.
+///
+/// The nodes are called `n1`, `n2` and so on, and are numbered from 0 in calls. They listen on
+/// ports that the system chooses and keep their logs in a temporary directory, which goes with the
+/// cluster. The [client](Self::client) runs on the caller's runtime, which may be of any flavor.
+///
+/// Dropping the cluster kills every node and waits for its thread.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use zmesh::testing::TestCluster;
+///
+/// let mut cluster = TestCluster::start(3).await?;
+/// let kv = cluster.kv();
+/// kv.set("colour", "green").await?;
+///
+/// let leader = cluster.leader().await?;
+/// cluster.kill(leader);
+/// let found = kv.get("colour").await?.expect("it was acknowledged");
+/// assert_eq!(found.value.as_ref(), b"green");
+///
+/// cluster.restart(leader).await?;
+/// cluster.wait_healthy(Duration::from_secs(20)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct TestCluster {
+    members: Vec<Member>,
+    client: Node,
+    /// Clients made so far: every node of a mesh needs a name of its own.
+    clients: AtomicUsize,
+    plan: Arc<Plan>,
+    dir: TempDir,
+}
+
+/// Describes a cluster before it starts. See [`TestCluster::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct TestClusterBuilder {
+    nodes: usize,
+    plan: Plan,
+}
+
+/// What all nodes have in common.
+#[derive(Clone, Debug)]
+struct Plan {
+    heartbeat: Heartbeat,
+    options: replica::Options,
+    wal: wal::Options,
+    network: Option<Network>,
+    members: Vec<NodeId>,
+}
+
+/// One node and what stays of it when it does not run.
+#[derive(Debug)]
+struct Member {
+    id: NodeId,
+    data_dir: PathBuf,
+    /// Where it listens, or listened last: it comes back there if it can.
+    address: Option<Address>,
+    running: Option<Running>,
+}
+
+/// A node at work.
+struct Running {
+    node: Node,
+    replica: Replica,
+    /// Dropped to end the thread.
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why a cluster is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TestError {
+    /// A name is no node id.
+    #[error(transparent)]
+    Name(#[from] InvalidNodeId),
+    /// It did not come to the wanted state in time. The nodes go on.
+    #[error("not within {within:?}: {missing}")]
+    NotYet {
+        /// How long was waited.
+        within: Duration,
+        /// What was still missing, node by node.
+        missing: String,
+    },
+    /// A node did not start.
+    #[error("{node} did not start: {source}")]
+    Start {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        source: crate::StartError,
+    },
+    /// A directory, a thread or a runtime could not be had.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// The client did not find its peers.
+    #[error("the client is alone: {0}")]
+    Wait(#[from] WaitError),
+}
+
+impl TestClusterBuilder {
+    /// How presence is decided [default: a ping every 100 ms, lost after 2 s].
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.plan.heartbeat = heartbeat;
+        self
+    }
+
+    /// Times and limits of the replicas [default: [`replica::Options::default`], but a look at the
+    /// followers every 100 ms].
+    pub fn options(mut self, options: replica::Options) -> Self {
+        self.plan.options = options;
+        self
+    }
+
+    /// Sizes of the logs [default: segments of 4 MiB and no reserve].
+    pub fn wal(mut self, options: wal::Options) -> Self {
+        self.plan.wal = options;
+        self
+    }
+
+    /// Uses a network in memory instead of sockets, so that a test can disturb it.
+    pub fn network(mut self, network: Network) -> Self {
+        self.plan.network = Some(network);
+        self
+    }
+
+    /// Starts every node and the client, and waits until the cluster is healthy.
+    ///
+    /// # Errors
+    ///
+    /// [`TestError`]; whatever was started is stopped.
+    pub async fn start(self) -> Result<TestCluster, TestError> {
+        let dir = tempfile::tempdir()?;
+        let mut plan = self.plan;
+        let name = |number: usize| NodeId::new(&format!("n{}", number + 1));
+        plan.members = (0..self.nodes).map(name).collect::<Result<_, _>>()?;
+        let plan = Arc::new(plan);
+        let member = |(number, id): (usize, &NodeId)| Member {
+            id: id.clone(),
+            data_dir: dir.path().join(id.as_str()),
+            address: plan.network.as_ref().map(|_| memory_address(number)),
+            running: None,
+        };
+        let members = plan.members.iter().enumerate().map(member).collect();
+        let client = plan.client("client", &[])?;
+        let mut cluster = TestCluster { members, client, clients: AtomicUsize::new(0), plan, dir };
+        for number in 0..self.nodes {
+            cluster.restart(number).await?;
+        }
+        cluster.wait_healthy(PATIENCE).await?;
+        Ok(cluster)
+    }
+}
+
+impl TestCluster {
+    /// Starts a cluster with default options, and waits until it is healthy.
+    ///
+    /// # Errors
+    ///
+    /// [`TestError`]; whatever was started is stopped.
+    pub async fn start(nodes: usize) -> Result<Self, TestError> {
+        Self::builder(nodes).start().await
+    }
+
+    /// Begins to describe a cluster.
+    pub fn builder(nodes: usize) -> TestClusterBuilder {
+        let ms = Duration::from_millis;
+        let plan = Plan {
+            heartbeat: Heartbeat {
+                ping_interval: ms(100),
+                health_check_interval: ms(100),
+                ghost_timeout: ms(2_000),
+                handshake_timeout: ms(2_000),
+            },
+            options: replica::Options { repair_interval: ms(100), ..Default::default() },
+            wal: wal::Options { segment_bytes: 4 << 20, reserve_bytes: 0, ..Default::default() },
+            network: None,
+            members: Vec::new(),
+        };
+        TestClusterBuilder { nodes, plan }
+    }
+
+    /// How many nodes the cluster has, running or not.
+    pub fn nodes(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The name of a node.
+    ///
+    /// # Panics
+    ///
+    /// If there is no node of this number. So do all other calls with a number.
+    pub fn id(&self, number: usize) -> &NodeId {
+        &self.members[number].id
+    }
+
+    /// Whether a node runs.
+    pub fn is_running(&self, number: usize) -> bool {
+        self.members[number].running.is_some()
+    }
+
+    /// A running node. What it runs, its handlers for instance, runs on the node's own thread.
+    ///
+    /// # Panics
+    ///
+    /// If the node does not run.
+    pub fn node(&self, number: usize) -> &Node {
+        &self.running(number).node
+    }
+
+    /// The replica of a running node.
+    ///
+    /// # Panics
+    ///
+    /// If the node does not run.
+    pub fn replica(&self, number: usize) -> &Replica {
+        &self.running(number).replica
+    }
+
+    /// Where a node has its log. Change it only while the node does not run.
+    pub fn data_dir(&self, number: usize) -> &Path {
+        &self.members[number].data_dir
+    }
+
+    /// A directory that goes with the cluster, for what a test wants to keep beside it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A node without a replica that is linked to all others.
+    pub fn client(&self) -> &Node {
+        &self.client
+    }
+
+    /// The store, as the client sees it.
+    pub fn kv(&self) -> Kv {
+        Kv::new(&self.client)
+    }
+
+    /// The store, as a new client sees it that is linked to one node only.
+    ///
+    /// # Errors
+    ///
+    /// [`TestError`]: the client did not reach the node.
+    ///
+    /// # Panics
+    ///
+    /// If the node has never run.
+    pub async fn kv_through(&self, number: usize) -> Result<Kv, TestError> {
+        let address = self.members[number].address.clone().expect("the node has run");
+        let name = format!("client-{}", self.clients.fetch_add(1, Ordering::Relaxed));
+        let client = self.plan.client(&name, &[address])?;
+        client.wait_for_peers(&Filter::any(), 1, PATIENCE).await?;
+        Ok(Kv::new(&client))
+    }
+
+    /// The number of the node that leads; waits for one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`TestError::NotYet`] if nobody leads for 30 s.
+    pub async fn leader(&self) -> Result<usize, TestError> {
+        self.wait(PATIENCE, async || {
+            let statuses = self.statuses().await;
+            let leaders = statuses.iter().filter_map(|(number, progress)| match progress {
+                Progress::Running(status) if status.role == Role::Leader => {
+                    Some((status.term, *number))
+                }
+                _ => None,
+            });
+            // One that was deposed and does not know it yet has a lower term.
+            leaders.max().map(|(_, number)| number).ok_or_else(|| "a leader".to_owned())
+        })
+        .await
+    }
+
+    /// Waits until all nodes that run are linked to each other and to the client, follow the same
+    /// leader and have applied everything that was committed.
+    ///
+    /// # Errors
+    ///
+    /// [`TestError::NotYet`] after `deadline` says what is missing.
+    pub async fn wait_healthy(&self, deadline: Duration) -> Result<(), TestError> {
+        self.wait(deadline, async || self.health().await).await
+    }
+
+    /// Kills a node as a crash would: it stops in the middle of what it does, says no goodbye and
+    /// writes nothing more. Its sockets are closed, as a system closes those of a process that was
+    /// killed. What it wrote and did not sync stays, unlike after a power cut. Does nothing if the
+    /// node does not run.
+    pub fn kill(&mut self, number: usize) {
+        self.members[number].running = None;
+    }
+
+    /// Stops a node in order: it says goodbye, and its log is closed. Does nothing if the node does
+    /// not run.
+    pub async fn stop(&mut self, number: usize) {
+        let Some(running) = &self.members[number].running else { return };
+        running.replica.stop();
+        if tokio::time::timeout(PATIENCE, running.replica.stopped()).await.is_err() {
+            tracing::warn!(node = %running.node.id(), "the replica did not stop in time");
+        }
+        running.node.stop().await;
+        self.kill(number);
+    }
+
+    /// Starts a node that does not run, on the log that it has; kills it before if it runs. Does
+    /// not wait for it to take part.
+    ///
+    /// # Errors
+    ///
+    /// [`TestError`]: the node did not start.
+    pub async fn restart(&mut self, number: usize) -> Result<(), TestError> {
+        self.kill(number);
+        let running = self.members.iter().filter(|member| member.running.is_some());
+        let others: Vec<Address> = running.filter_map(|member| member.address.clone()).collect();
+        let member = &self.members[number];
+        let launch = Launch {
+            plan: Arc::clone(&self.plan),
+            id: member.id.clone(),
+            data_dir: member.data_dir.clone(),
+            bind: member.address.clone(),
+            others,
+        };
+        let running = Running::start(launch).await?;
+        let address = running.node.address().cloned();
+        if let Some(address) = &address {
+            self.client.connect(address.clone());
+        }
+        let member = &mut self.members[number];
+        (member.address, member.running) = (address, Some(running));
+        Ok(())
+    }
+
+    fn running(&self, number: usize) -> &Running {
+        let member = &self.members[number];
+        member.running.as_ref().unwrap_or_else(|| panic!("{} does not run", member.id))
+    }
+
+    async fn statuses(&self) -> Vec<(usize, Progress)> {
+        let mut statuses = Vec::new();
+        for (number, member) in self.members.iter().enumerate() {
+            if let Some(running) = &member.running {
+                statuses.push((number, running.replica.status().await));
+            }
+        }
+        statuses
+    }
+
+    /// What is missing for the cluster to be healthy.
+    async fn health(&self) -> Result<(), String> {
+        let mut statuses = Vec::new();
+        for (number, progress) in self.statuses().await {
+            match progress {
+                Progress::Running(status) => statuses.push((number, *status)),
+                other => return Err(format!("{} is {other:?}", self.id(number))),
+            }
+        }
+        let commit = statuses.iter().map(|(_, status)| status.commit).max().unwrap_or(0);
+        let first = statuses.first().and_then(|(_, status)| status.leader.clone());
+        for (number, status) in &statuses {
+            self.member_health(*number, status, first.as_ref(), commit, statuses.len())?;
+        }
+        let linked = self.client.peers().len();
+        match linked >= statuses.len() {
+            true => Ok(()),
+            false => Err(format!("the client is linked to {linked} nodes")),
+        }
+    }
+
+    fn member_health(
+        &self,
+        number: usize,
+        status: &Status,
+        leader: Option<&NodeId>,
+        commit: u64,
+        running: usize,
+    ) -> Result<(), String> {
+        let id = self.id(number);
+        if status.leader.is_none() || status.leader.as_ref() != leader {
+            return Err(format!("{id} follows {:?}, another {leader:?}", status.leader));
+        }
+        if status.applied < commit {
+            return Err(format!("{id} has applied {} of {commit}", status.applied));
+        }
+        let others = self.node(number).peers();
+        let linked = others.iter().filter(|peer| self.plan.members.contains(&peer.node)).count();
+        match linked + 1 >= running {
+            true => Ok(()),
+            false => Err(format!("{id} is linked to {linked} nodes")),
+        }
+    }
+
+    /// Looks again and again until `look` finds something.
+    async fn wait<R>(
+        &self,
+        within: Duration,
+        mut look: impl AsyncFnMut() -> Result<R, String>,
+    ) -> Result<R, TestError> {
+        let end = Instant::now() + within;
+        loop {
+            match look().await {
+                Ok(found) => return Ok(found),
+                Err(missing) if Instant::now() >= end => {
+                    return Err(TestError::NotYet { within, missing });
+                }
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// A node without a replica, on the caller's runtime.
+    fn client(&self, name: &str, seeds: &[Address]) -> Result<Node, TestError> {
+        let id = NodeId::new(name)?;
+        let mut builder = Node::builder(name).heartbeat(self.heartbeat).gossip(false);
+        for seed in seeds {
+            builder = builder.connect(seed);
+        }
+        self.on_network(builder).start().map_err(|source| TestError::Start { node: id, source })
+    }
+
+    fn on_network(&self, builder: crate::Builder) -> crate::Builder {
+        match &self.network {
+            Some(network) => builder.transport(network.transport(transport::Options::default())),
+            None => builder,
+        }
+    }
+}
+
+fn memory_address(number: usize) -> Address {
+    let number = u16::try_from(number).expect("a test has few nodes");
+    Address::Tcp { host: "memory".to_owned(), port: MEMORY_PORT + number }
+}
+
+/// What one life of a node needs.
+struct Launch {
+    plan: Arc<Plan>,
+    id: NodeId,
+    data_dir: PathBuf,
+    bind: Option<Address>,
+    others: Vec<Address>,
+}
+
+impl Launch {
+    /// Starts node and replica on the present runtime.
+    fn start(&self) -> Result<(Node, Replica), crate::StartError> {
+        let any_port = || Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        let node = match &self.bind {
+            None => self.node(any_port()),
+            // Somebody else may have got the port meanwhile.
+            Some(address) => match self.node(address.clone()) {
+                Err(crate::StartError::Bind(_)) => self.node(any_port()),
+                started => started,
+            },
+        }?;
+        let settings = ReplicaSettings {
+            wal: self.plan.wal,
+            options: self.plan.options.clone(),
+            ..ReplicaSettings::new(&self.data_dir, self.plan.members.clone())
+        };
+        let replica = Replica::start(&node, SERVICE, settings, KvMachine::new());
+        Ok((node, replica))
+    }
+
+    fn node(&self, bind: Address) -> Result<Node, crate::StartError> {
+        let mut builder = Node::builder(self.id.as_str()).heartbeat(self.plan.heartbeat).bind(bind);
+        for other in &self.others {
+            builder = builder.connect(other);
+        }
+        self.plan.on_network(builder).start()
+    }
+}
+
+impl Running {
+    async fn start(launch: Launch) -> Result<Self, TestError> {
+        let id = launch.id.clone();
+        let (end, ended) = oneshot::channel();
+        let (started, mut start) = mpsc::channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(id.to_string()).spawn(move || {
+            runtime.block_on(async move {
+                let result = launch.start();
+                if started.send(result).await.is_ok() {
+                    // Nothing is ever sent: it ends when the other half is dropped.
+                    drop(ended.await);
+                }
+            });
+            // The runtime goes with its tasks, wherever each of them is.
+        })?;
+        let running =
+            |(node, replica)| Self { node, replica, end: Some(end), thread: Some(thread) };
+        match start.recv().await {
+            Some(Ok(parts)) => Ok(running(parts)),
+            Some(Err(source)) => Err(TestError::Start { node: id, source }),
+            None => Err(TestError::System(std::io::Error::other("the node's thread has ended"))),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        // A thread that panicked has ended too.
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("node", &self.node).finish_non_exhaustive()
+    }
+}
