@@ -1,0 +1,179 @@
+//! Three processes of the built binary, each with its data in a temporary directory.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use zmesh::presence::Heartbeat;
+use zmesh::route::Filter;
+use zmesh::{Address, Node};
+
+/// What never takes so long unless it is broken.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Below the range from which systems hand out ports by themselves, so that a node finds its port
+/// free when it comes back.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// What presence is decided by, here and in the processes.
+pub(crate) const HEARTBEAT: Heartbeat = Heartbeat {
+    ping_interval: Duration::from_millis(200),
+    health_check_interval: Duration::from_millis(200),
+    ghost_timeout: Duration::from_millis(1_500),
+    handshake_timeout: Duration::from_millis(2_000),
+};
+
+/// The processes; they are killed when this is dropped, and end by themselves if the test dies.
+pub(crate) struct Processes {
+    dir: TempDir,
+    nodes: Vec<Process>,
+}
+
+struct Process {
+    id: String,
+    address: Address,
+    child: Option<Child>,
+}
+
+impl Processes {
+    /// Starts `count` members, each of which knows the addresses of all.
+    pub(crate) async fn start(count: usize) -> Self {
+        let mut rng = fastrand::Rng::with_seed(uuid::Uuid::new_v4().as_u64_pair().0);
+        // Held until all are chosen, so that no port is chosen twice.
+        let mut held = Vec::new();
+        while held.len() < count {
+            held.extend(TcpListener::bind(("127.0.0.1", rng.u16(PORTS))));
+        }
+        let address = |listener: &TcpListener| Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let node = |(number, listener): (usize, &TcpListener)| Process {
+            id: format!("n{}", number + 1),
+            address: address(listener),
+            child: None,
+        };
+        let nodes = held.iter().enumerate().map(node).collect();
+        drop(held);
+        let mut processes = Self { dir: tempfile::tempdir().unwrap(), nodes };
+        for number in 0..count {
+            processes.spawn(number).await;
+        }
+        processes
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn id(&self, number: usize) -> &str {
+        &self.nodes[number].id
+    }
+
+    pub(crate) fn address(&self, number: usize) -> &Address {
+        &self.nodes[number].address
+    }
+
+    pub(crate) fn data_dir(&self, number: usize) -> PathBuf {
+        self.dir.path().join(self.id(number))
+    }
+
+    /// Starts a process that does not run, and waits until it says that it is ready.
+    pub(crate) async fn spawn(&mut self, number: usize) {
+        let mut child = self.command(number).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let mut line = String::new();
+        let mut reader = BufReader::new(stdout);
+        let ready = tokio::time::timeout(DEADLINE, reader.read_line(&mut line)).await;
+        let log = || std::fs::read_to_string(self.log(number)).unwrap_or_default();
+        assert!(matches!(ready, Ok(Ok(_))), "{} is silent: {}", self.id(number), log());
+        assert!(line.starts_with("ready "), "{} says {line:?}: {}", self.id(number), log());
+        self.nodes[number].child = Some(child);
+    }
+
+    /// Starts a process that is expected to end; returns its exit code and what it logged.
+    pub(crate) async fn spawn_in_vain(&mut self, number: usize) -> (Option<i32>, String) {
+        let mut child = self.command(number).spawn().unwrap();
+        let _held = child.stdin.take();
+        let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+        let code = ended.expect("the process ends").unwrap().code();
+        (code, std::fs::read_to_string(self.log(number)).unwrap())
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.log", self.id(number)))
+    }
+
+    fn command(&self, number: usize) -> Command {
+        let members: Vec<&str> = self.nodes.iter().map(|node| node.id.as_str()).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zmesh"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ZMESH_") {
+                command.env_remove(&name);
+            }
+        }
+        command.args(["serve", "--exit-with-parent", "--id", self.id(number)]);
+        command.args(["--bind", &self.address(number).to_string()]);
+        for other in (0..self.count()).filter(|other| *other != number) {
+            command.args(["--peer", &self.address(other).to_string()]);
+        }
+        command.arg("--data-dir").arg(self.data_dir(number));
+        command.args(["--members", &members.join(",")]);
+        command.args(["--ping-interval", "200ms", "--health-check-interval", "200ms"]);
+        command.args(["--ghost-timeout", "1500ms", "--handshake-timeout", "2s"]);
+        let log = File::options().create(true).append(true).open(self.log(number)).unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        command.current_dir(self.dir.path()).kill_on_drop(true);
+        command
+    }
+
+    /// Kills a process at once: nothing it has not done is done, and no goodbye is said.
+    pub(crate) async fn kill(&mut self, number: usize) {
+        let mut child = self.nodes[number].child.take().expect("the process runs");
+        child.kill().await.unwrap();
+    }
+
+    /// Sends a signal to a process.
+    pub(crate) fn signal(&self, number: usize, signal: Signal) {
+        let child = self.nodes[number].child.as_ref().expect("the process runs");
+        let pid = i32::try_from(child.id().expect("it was not waited for")).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// A node in this process that knows one address and finds the rest by itself.
+    pub(crate) async fn client(&self, name: &str, seed: usize) -> Node {
+        let builder = Node::builder(name).heartbeat(HEARTBEAT).connect(self.address(seed));
+        let client = builder.start().unwrap();
+        client.wait_for_peers(&Filter::any(), self.count(), DEADLINE).await.unwrap();
+        client
+    }
+
+    /// The process that leads, as `client` hears; waits for one that is not `except`.
+    pub(crate) async fn leader(&self, client: &Node, except: Option<usize>) -> usize {
+        let mut events = client.events();
+        let look = || {
+            let leads = |id: &str| {
+                let is_leader = |peer: &zmesh::PeerView| {
+                    peer.node.as_str() == id
+                        && peer.labels.get("_kv.role").is_some_and(|role| role == "leader")
+                };
+                client.peers().iter().any(is_leader)
+            };
+            (0..self.count()).find(|number| Some(*number) != except && leads(self.id(*number)))
+        };
+        let found = async {
+            loop {
+                if let Some(leader) = look() {
+                    return leader;
+                }
+                // What was missed does not matter: the peers are looked at again.
+                drop(events.next().await);
+            }
+        };
+        tokio::time::timeout(DEADLINE, found).await.expect("somebody leads")
+    }
+}
