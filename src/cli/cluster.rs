@@ -1,15 +1,27 @@
 //! `zmesh cluster`: a cluster on this machine that stays until it is stopped.
 
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use zmesh::config::{Period, Preset};
-use zmesh::{Address, NodeId};
+use zmesh::status::Status;
+use zmesh::{Address, Node, NodeId};
 
 use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, LocalError, LocalNode, Plan};
 use super::output::Record;
-use super::{Context, period_above_zero};
+use super::status::Replica;
+use super::{Context, client, period_above_zero};
+
+/// Where the first node of a new cluster listens if nobody else does: where client commands look.
+const FIRST_PORT: u16 = 7_700;
+/// Time a node may take to tell how it is.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Wait between two looks for a leader.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to do with the cluster.
 #[derive(Debug, clap::Subcommand)]
@@ -18,7 +30,7 @@ pub(super) enum Command {
     Start(StartArgs),
     /// Stop every node. Data stays, and `start` brings the cluster back with it.
     Stop(StopArgs),
-    /// List the nodes: name, address, process, whether it runs.
+    /// List the nodes: process, role, term, commit, lag.
     Status(DirArgs),
     /// Kill one node at once, as a power cut would (SIGKILL); `start` brings it back.
     Kill(KillArgs),
@@ -46,7 +58,7 @@ pub(super) struct StartArgs {
     /// How fast the nodes of a new cluster notice a loss.
     #[arg(long, value_name = "PRESET", default_value = "low-latency")]
     preset: Preset,
-    /// Time each node may take to be ready.
+    /// Time the nodes may take to be ready and to elect a leader.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = period_above_zero)]
     timeout: Period,
 }
@@ -78,7 +90,8 @@ pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Fail
         Command::Start(args) => start(args, context).await,
         Command::Status(args) => {
             let cluster = LocalCluster::open(&args.dir, false)?;
-            print_nodes(&cluster, context)
+            let statuses = look(&cluster).await?;
+            print_nodes(&cluster, &statuses, context)
         }
         Command::Stop(args) => stop(args, context).await,
     }
@@ -89,7 +102,12 @@ async fn start(args: &StartArgs, context: &Context) -> Result<(), Failure> {
     let mut cluster = match LocalCluster::open(dir, false) {
         Err(LocalError::Missing { .. }) => {
             let nodes = args.nodes.unwrap_or(3);
-            let plan = Plan { cluster: args.cluster.clone(), nodes, preset: args.preset };
+            let plan = Plan {
+                cluster: args.cluster.clone(),
+                nodes,
+                preset: args.preset,
+                first_port: Some(FIRST_PORT),
+            };
             LocalCluster::create(dir, &plan, false)?
         }
         opened => opened?,
@@ -99,11 +117,72 @@ async fn start(args: &StartArgs, context: &Context) -> Result<(), Failure> {
         let message = format!("the cluster in {} has {has} nodes, not {nodes}", dir.display());
         return Err(Failure::new(Exit::Refused, message).next("leave --nodes out, or give a --dir"));
     }
+    progress(&format!("{has} nodes start"));
     cluster.start(args.timeout.0).await?;
     tracing::info!(name = cluster.name(), dir = %cluster.dir().display(), "cluster runs");
-    print_nodes(&cluster, context)?;
+    progress("they elect a leader");
+    let statuses = elected(&cluster, args.timeout.0).await?;
+    print_nodes(&cluster, &statuses, context)?;
+    let first = &cluster.nodes()[0].address;
+    if *first != (Address::Tcp { host: "127.0.0.1".to_owned(), port: FIRST_PORT }) {
+        let addresses: Vec<_> =
+            cluster.nodes().iter().map(|node| node.address.to_string()).collect();
+        tracing::warn!("client commands need: export ZMESH_CONNECT={}", addresses.join(","));
+    }
     cluster.detach();
     Ok(())
+}
+
+/// Says to somebody who waits at a terminal what is waited for.
+fn progress(text: &str) {
+    let mut stderr = io::stderr().lock();
+    if stderr.is_terminal() {
+        // Nobody misses it if it cannot be said.
+        drop(writeln!(stderr, "{text} ..."));
+    }
+}
+
+/// Waits until a node leads, and returns the status of all that answer.
+async fn elected(
+    cluster: &LocalCluster,
+    within: Duration,
+) -> Result<BTreeMap<NodeId, Status>, Failure> {
+    let node = observer(cluster)?;
+    let elected = async {
+        loop {
+            let statuses = ask(cluster, &node).await;
+            if client::leader(&statuses).is_some() {
+                return statuses;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    };
+    let statuses = tokio::time::timeout(within, elected).await;
+    node.stop().await;
+    statuses.map_err(|_| {
+        let message = format!("the nodes run, and elected no leader within {within:?}");
+        Failure::new(Exit::Unreachable, message)
+            .next(format!("see the logs in {}", cluster.dir().display()))
+    })
+}
+
+/// The status of every node that answers.
+async fn look(cluster: &LocalCluster) -> Result<BTreeMap<NodeId, Status>, Failure> {
+    let node = observer(cluster)?;
+    let statuses = ask(cluster, &node).await;
+    node.stop().await;
+    Ok(statuses)
+}
+
+fn observer(cluster: &LocalCluster) -> Result<Node, Failure> {
+    let addresses: Vec<_> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
+    client::start(cluster.name(), &addresses)
+}
+
+async fn ask(cluster: &LocalCluster, node: &Node) -> BTreeMap<NodeId, Status> {
+    let running = cluster.nodes().iter().filter(|node| node.pid().is_some());
+    let running: Vec<_> = running.map(|node| node.id.clone()).collect();
+    client::survey(node, running, ANSWER_MAX).await
 }
 
 async fn stop(args: &StopArgs, context: &Context) -> Result<(), Failure> {
@@ -112,7 +191,7 @@ async fn stop(args: &StopArgs, context: &Context) -> Result<(), Failure> {
     for id in &killed {
         tracing::warn!(%id, "did not stop in time and was killed");
     }
-    print_nodes(&cluster, context)
+    print_nodes(&cluster, &BTreeMap::new(), context)
 }
 
 async fn kill(args: &KillArgs, context: &Context) -> Result<(), Failure> {
@@ -131,12 +210,12 @@ async fn kill(args: &KillArgs, context: &Context) -> Result<(), Failure> {
 }
 
 /// Which node leads.
-///
-/// PLUG: status. Ask each running node of `cluster.nodes()` at its address; the one that leads in
-/// the highest term is it.
 async fn leader(cluster: &LocalCluster) -> Result<NodeId, Failure> {
-    tracing::debug!(nodes = cluster.nodes().len(), "leader");
-    Err(Failure::not_built("cluster kill leader").next("name the node, such as n1"))
+    let statuses = look(cluster).await?;
+    let leader = client::leader(&statuses).map(|(leader, _)| leader);
+    leader.ok_or_else(|| {
+        Failure::new(Exit::Refused, "no node leads").next("see `zmesh cluster status`")
+    })
 }
 
 /// One node, as `start`, `stop` and `status` print it.
@@ -145,28 +224,45 @@ struct NodeRecord {
     node: NodeId,
     address: Address,
     pid: Option<u32>,
+    /// `running`; `silent` if the process runs and does not answer; `stopped`.
     state: &'static str,
+    /// What the node tells, if it answers.
+    status: Option<Status>,
 }
 
 impl NodeRecord {
-    fn of(node: &LocalNode) -> Self {
+    fn of(node: &LocalNode, status: Option<&Status>) -> Self {
         let pid = node.pid();
-        let state = if pid.is_some() { "running" } else { "stopped" };
-        Self { node: node.id.clone(), address: node.address.clone(), pid, state }
+        let state = match (pid, status) {
+            (Some(_), Some(_)) => "running",
+            (Some(_), None) => "silent",
+            (None, _) => "stopped",
+        };
+        let (id, address) = (node.id.clone(), node.address.clone());
+        Self { node: id, address, pid, state, status: status.cloned() }
     }
 }
 
 impl Record for NodeRecord {
-    const COLUMNS: &'static [&'static str] = &["node", "address", "pid", "state"];
+    const COLUMNS: &'static [&'static str] =
+        &["node", "address", "pid", "state", "role", "term", "commit", "lag"];
 
     fn cells(&self) -> Vec<String> {
         let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        vec![self.node.to_string(), self.address.to_string(), pid, self.state.to_owned()]
+        let replica = self.status.as_ref().map_or_else(|| Replica::none("-"), Replica::of);
+        let (node, address) = (self.node.to_string(), self.address.to_string());
+        let Replica { role, term, commit, lag, .. } = replica;
+        vec![node, address, pid, self.state.to_owned(), role, term, commit, lag]
     }
 }
 
-fn print_nodes(cluster: &LocalCluster, context: &Context) -> Result<(), Failure> {
-    let records: Vec<_> = cluster.nodes().iter().map(NodeRecord::of).collect();
+fn print_nodes(
+    cluster: &LocalCluster,
+    statuses: &BTreeMap<NodeId, Status>,
+    context: &Context,
+) -> Result<(), Failure> {
+    let nodes = cluster.nodes().iter();
+    let records: Vec<_> = nodes.map(|node| NodeRecord::of(node, statuses.get(&node.id))).collect();
     context.out.table_or_json(&records)
 }
 

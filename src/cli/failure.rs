@@ -90,13 +90,6 @@ impl Failure {
         Self { code: Some(code), ..Self::new(exit, message) }
     }
 
-    /// A command whose arguments are read and whose work is not built in.
-    ///
-    /// Each use marks the one place where that work goes.
-    pub(crate) fn not_built(command: &str) -> Self {
-        Self::new(Exit::Refused, format!("`zmesh {command}` is not in this build"))
-    }
-
     /// Adds what the user can do about it.
     pub(crate) fn next(mut self, step: impl Into<String>) -> Self {
         self.next = Some(step.into());

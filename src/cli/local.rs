@@ -48,6 +48,9 @@ pub(super) struct Plan {
     pub(super) nodes: u16,
     /// How fast a lost peer is noticed.
     pub(super) preset: Preset,
+    /// The port of the first node, the others following it; any free ports if one of these is
+    /// taken, or if there is none.
+    pub(super) first_port: Option<u16>,
 }
 
 /// A cluster of processes on this machine.
@@ -347,12 +350,13 @@ async fn join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
 /// Chooses names and ports, and writes each node's configuration.
 fn lay_out(dir: &Path, plan: &Plan) -> Result<Vec<LocalNode>, LocalError> {
     let mut rng = fastrand::Rng::with_seed(uuid::Uuid::new_v4().as_u64_pair().0);
-    // Held until all are chosen, so that no port is chosen twice.
-    let mut held = Vec::new();
+    let held = match plan.first_port.and_then(|first| ports_from(first, plan.nodes)) {
+        Some(held) => held,
+        None => free_ports(&mut rng, plan.nodes).ok_or(LocalError::NoPort)?,
+    };
     let mut nodes = Vec::new();
-    for number in 1..=plan.nodes {
-        let (listener, port) = free_port(&mut rng).ok_or(LocalError::NoPort)?;
-        held.push(listener);
+    for (number, (_listener, port)) in (1..=plan.nodes).zip(&held) {
+        let port = *port;
         let id = NodeId::new(&format!("n{number}"))?;
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port };
         nodes.push(LocalNode { id, address, process: None });
@@ -385,6 +389,19 @@ fn configuration(
     settings.replica.data_dir = Some(node_dir.join("data"));
     settings.replica.members = Some(all.iter().map(|node| node.id.clone()).collect());
     Ok(Written::from(settings).resolve()?.to_toml())
+}
+
+fn ports_from(first: u16, count: u16) -> Option<Vec<(TcpListener, u16)>> {
+    let port = |offset| {
+        let port = first.checked_add(offset)?;
+        Some((TcpListener::bind(("127.0.0.1", port)).ok()?, port))
+    };
+    (0..count).map(port).collect()
+}
+
+fn free_ports(rng: &mut fastrand::Rng, count: u16) -> Option<Vec<(TcpListener, u16)>> {
+    // A port that is held is not free, so that none is chosen twice.
+    (0..count).map(|_| free_port(rng)).collect()
 }
 
 fn free_port(rng: &mut fastrand::Rng) -> Option<(TcpListener, u16)> {

@@ -91,7 +91,7 @@ struct Connect {
         env = "ZMESH_CONNECT",
         value_name = "ADDRESS",
         value_delimiter = ',',
-        default_value = "tcp://127.0.0.1:7700"
+        default_value = "tcp://127.0.0.1:7700,tcp://127.0.0.1:7701,tcp://127.0.0.1:7702"
     )]
     connect: Vec<Address>,
     /// Name of the mesh.
