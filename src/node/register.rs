@@ -85,14 +85,6 @@ impl Node {
         self.handle.shared.registry.write().handlers.remove(id).is_some()
     }
 
-    /// Removes handlers of subjects of the system.
-    pub(crate) fn remove_system_handlers(&self, ids: &[HandlerId]) {
-        let mut registry = self.handle.shared.registry.write();
-        for id in ids {
-            registry.system.remove(*id);
-        }
-    }
-
     /// Wraps every handler, present and future, in a middleware. The first one added is the
     /// outermost.
     pub fn wrap(&self, middleware: impl Middleware) {

@@ -287,7 +287,7 @@ impl Replica {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, and if the node runs a replica of this name already.
+    /// Outside a tokio runtime, and if a replica of this name was started on this node before.
     pub fn start<M>(node: &Node, name: &'static str, settings: ReplicaSettings, machine: M) -> Self
     where
         M: Machine + Send + 'static,
@@ -312,8 +312,7 @@ impl Replica {
     {
         let others = settings.members.iter().filter(|member| *member != node.id());
         let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
-        let handlers = service::register(node, name, &shared)
-            .expect("a node runs one replica of a name at a time");
+        service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
         tokio::spawn(async move {
             let started = tokio::select! {
@@ -338,7 +337,6 @@ impl Replica {
             // Nobody shall come here any more, least of all for the leader.
             formation::withdraw(&of_node, name);
             running.stop(stopped);
-            of_node.remove_system_handlers(&handlers);
         });
         Self { handle: Arc::new(Handle { shared }) }
     }

@@ -24,7 +24,7 @@ use super::handle::{Input, Leadership, Shared};
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::Filter;
-use crate::node::{Call, HandlerError, HandlerId, Node, RegisterError, RequestError};
+use crate::node::{Call, HandlerError, Node, RegisterError, RequestError};
 use crate::timer::Time;
 
 /// Operations at work at once; what they cost is limited by the core.
@@ -89,31 +89,28 @@ pub(crate) fn stale_subject(name: &str) -> String {
 ///
 /// # Errors
 ///
-/// [`RegisterError`]: the node runs a replica of this name already.
+/// [`RegisterError`]: the node has had a replica of this name.
 pub(super) fn register(
     node: &Node,
     name: &'static str,
     shared: &Arc<Shared>,
-) -> Result<Vec<HandlerId>, RegisterError> {
+) -> Result<(), RegisterError> {
     let replica = Arc::downgrade(shared);
     let on = |subject: &str| node.on_system(subject).concurrent(OPERATIONS_MAX);
     let weak = replica.clone();
-    let frames =
-        on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
+    on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
     let weak = replica.clone();
-    let stale =
-        on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
-    let mut registered = vec![frames, stale];
+    on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
     for operation in [Operation::Command, Operation::Query] {
         for direct in [false, true] {
             let subject = operation.subject(name) + if direct { ".direct" } else { "" };
             let replica = replica.clone();
             let service = Service { name, operation, node: node.downgrade(), replica };
             let handler = move |call| service.clone().handle(call, direct);
-            registered.push(on(&subject).request_raw(handler)?);
+            on(&subject).request_raw(handler)?;
         }
     }
-    Ok(registered)
+    Ok(())
 }
 
 async fn take_frame(shared: Option<Arc<Shared>>, call: Call) -> Result<Bytes, HandlerError> {
