@@ -220,9 +220,9 @@ impl Demo {
         let caught_up = async {
             let mut target = None;
             loop {
-                let seen = self.seen_by_leader(restarted).await;
-                if let Some((last_index, follower)) = seen {
-                    let (target, missing) = *target.get_or_insert((last_index, follower.lag));
+                if let Some((last_index, own_last_index, follower)) = self.seen(restarted).await {
+                    let missing = last_index.saturating_sub(own_last_index);
+                    let (target, missing) = *target.get_or_insert((last_index, missing));
                     if follower.active && follower.matched >= target {
                         return missing;
                     }
@@ -240,14 +240,15 @@ impl Demo {
         self.report.event("caught_up", &text, fields)
     }
 
-    /// The end of the leader's log, and how it sees one of its followers.
-    async fn seen_by_leader(&self, id: &NodeId) -> Option<(u64, Follower)> {
+    /// The ends of the leader's log and of a follower's, and how the leader sees that follower.
+    async fn seen(&self, id: &NodeId) -> Option<(u64, u64, Follower)> {
         let ids = self.cluster.nodes().iter().map(|node| node.id.clone());
         let statuses = client::survey(&self.node, ids, ANSWER_MAX).await;
         let (leader, _) = client::leader(&statuses)?;
         let running = statuses.get(&leader)?.running()?;
         let follower = running.followers.iter().find(|follower| follower.node == *id)?;
-        Some((running.last_index, follower.clone()))
+        let own_last_index = statuses.get(id)?.running()?.last_index;
+        Some((running.last_index, own_last_index, follower.clone()))
     }
 }
 
