@@ -242,9 +242,11 @@ fn without_effect(operation: Operation, error: Error) -> Error {
 }
 
 fn refused(error: RequestError) -> Error {
-    match error {
-        RequestError::Handler { code, message, .. } => Error::Refused { code, message },
-        other if other.effect() == Effect::Unknown => Error::Unknown(other),
-        other => Error::Refused { code: other.code(), message: other.to_string() },
+    if let RequestError::Handler { code, message, .. } = error {
+        return Error::Refused { code, message };
+    }
+    match error.effect() {
+        Effect::None => Error::Refused { code: error.code(), message: error.to_string() },
+        Effect::Unknown => Error::Unknown(error),
     }
 }
