@@ -307,7 +307,7 @@ impl TestCluster {
                 Progress::Running(status) if status.role == Role::Leader => {
                     Some((status.term, *number))
                 }
-                _ => None,
+                Progress::Forming { .. } | Progress::Running(_) | Progress::Stopped(_) => None,
             });
             // One that was deposed and does not know it yet has a lower term.
             leaders.max().map(|(_, number)| number).ok_or_else(|| "a leader".to_owned())
@@ -394,7 +394,9 @@ impl TestCluster {
         for (number, progress) in self.statuses().await {
             match progress {
                 Progress::Running(status) => statuses.push((number, *status)),
-                other => return Err(format!("{} is {other:?}", self.id(number))),
+                other @ (Progress::Forming { .. } | Progress::Stopped(_)) => {
+                    return Err(format!("{} is {other:?}", self.id(number)));
+                }
             }
         }
         let commit = statuses.iter().map(|(_, status)| status.commit).max().unwrap_or(0);

@@ -32,7 +32,9 @@ async fn read(kv: &Kv, key: &str) -> Option<Bytes> {
 async fn status(replica: &Replica) -> Status {
     match replica.status().await {
         Progress::Running(status) => *status,
-        other => panic!("the replica does not run: {other:?}"),
+        other @ (Progress::Forming { .. } | Progress::Stopped(_)) => {
+            panic!("the replica does not run: {other:?}")
+        }
     }
 }
 

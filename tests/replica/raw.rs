@@ -45,13 +45,10 @@ impl Raw {
         raw.say(&System::Hello(greeting));
         loop {
             let envelope = raw.receive().await;
-            match envelope.kind {
-                Kind::Welcome => {
-                    raw.them = envelope.from;
-                    return raw;
-                }
-                Kind::Refuse => panic!("{name} was refused: {envelope:?}"),
-                _ => {}
+            assert_ne!(envelope.kind, Kind::Refuse, "{name}: {envelope:?}");
+            if envelope.kind == Kind::Welcome {
+                raw.them = envelope.from;
+                return raw;
             }
         }
     }
@@ -68,14 +65,16 @@ impl Raw {
         self.send(Kind::Request, request, subject, payload);
         loop {
             let envelope = self.receive().await;
-            match envelope.kind {
-                Kind::Reply if envelope.request == request => return Ok(envelope.payload),
-                Kind::Error if envelope.request == request => {
-                    let message = String::from_utf8_lossy(&envelope.payload).into_owned();
-                    return Err((ErrorCode::from_number(envelope.code), message));
-                }
-                Kind::Tick => self.ticks.push(envelope.payload),
-                _ => {}
+            if envelope.kind == Kind::Tick {
+                self.ticks.push(envelope.payload);
+            } else if envelope.request == request {
+                return match envelope.kind == Kind::Reply {
+                    true => Ok(envelope.payload),
+                    false => {
+                        let message = String::from_utf8_lossy(&envelope.payload).into_owned();
+                        Err((ErrorCode::from_number(envelope.code), message))
+                    }
+                };
             }
         }
     }
