@@ -172,8 +172,8 @@ pub fn serve(
             let node = weak.upgrade().ok_or_else(gone)?;
             let replica = replica.and_then(|replica| replica.upgrade());
             let status = Status::of(&node, replica.as_ref(), build).await;
-            let json = serde_json::to_vec(&status).expect("our own records have string keys");
-            Ok(Bytes::from(json))
+            let json = serde_json::to_vec(&status);
+            json.map(Bytes::from).map_err(|error| HandlerError::failed(error.to_string()))
         }
     })?;
     Ok(())
