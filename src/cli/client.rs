@@ -113,16 +113,14 @@ async fn first_peer(node: &Node, connect: &Connect) -> Result<NodeId, Failure> {
     let mut events = node.events();
     let mut refusals = BTreeMap::new();
     while let Some(event) = next(&mut events).await {
-        match event {
-            Event::PeerJoined { peer, direction: Direction::Upstream } => return Ok(peer.node),
-            Event::Client { address, event: ClientEvent::Refused { reason } } => {
-                refusals.insert(address, reason.to_string());
-                let addresses: BTreeSet<_> = connect.connect.iter().collect();
-                if refusals.len() == addresses.len() {
-                    return Err(refused(&refusals));
-                }
+        if let Event::PeerJoined { peer, direction: Direction::Upstream } = event {
+            return Ok(peer.node);
+        } else if let Event::Client { address, event: ClientEvent::Refused { reason } } = event {
+            refusals.insert(address, reason.to_string());
+            let addresses: BTreeSet<_> = connect.connect.iter().collect();
+            if refusals.len() == addresses.len() {
+                return Err(refused(&refusals));
             }
-            _ => {}
         }
     }
     Err(nobody(connect))
@@ -194,25 +192,23 @@ pub(super) fn leader(statuses: &BTreeMap<NodeId, Status>) -> Option<(NodeId, u64
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         let (code, effect) = (error.code(), error.effect());
-        match error {
+        if let RequestError::Handler { peer, message, .. } = error {
             // The code goes before the message anyway.
-            RequestError::Handler { peer, message, .. } => {
-                Self::coded(Exit::of(code, effect), code, format!("{peer}: {message}"))
-            }
-            error => Self::from_code(code, effect, &error),
+            return Self::coded(Exit::of(code, effect), code, format!("{peer}: {message}"));
         }
+        Self::from_code(code, effect, &error)
     }
 }
 
 impl From<AskError> for Failure {
     fn from(error: AskError) -> Self {
-        match error {
-            AskError::Request(RequestError::Handler {
-                code: ErrorCode::NoHandler, peer, ..
-            }) => Self::new(Exit::Refused, format!("{peer} does not tell its status"))
-                .next("ask a node that runs `zmesh serve`"),
-            AskError::Request(error) => Self::from_code(error.code(), Effect::None, &error),
-            other => Self::from_error(Exit::Refused, &other),
+        let AskError::Request(request) = &error else {
+            return Self::from_error(Exit::Refused, &error);
+        };
+        if let RequestError::Handler { code: ErrorCode::NoHandler, peer, .. } = request {
+            return Self::new(Exit::Refused, format!("{peer} does not tell its status"))
+                .next("ask a node that runs `zmesh serve`");
         }
+        Self::from_code(request.code(), Effect::None, request)
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             Failure::new(Exit::Refused, format!("cannot make a temporary directory: {error}"))
         })?),
     };
-    let dir = args.dir.as_deref().or(temporary.as_ref().map(tempfile::TempDir::path));
+    let dir = args.dir.as_deref().or_else(|| temporary.as_ref().map(tempfile::TempDir::path));
     let dir = dir.expect("one of both is there").to_owned();
     let plan = Plan {
         cluster: "demo".to_owned(),

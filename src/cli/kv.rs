@@ -155,22 +155,18 @@ fn read_failed(error: &Error, within: Duration) -> Failure {
 }
 
 fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
-    match error {
-        Error::NoReplica => {
-            let message = format!("no node that runs a replica was found within {within:?}");
-            Failure::coded(Exit::Unreachable, ErrorCode::NoReplica, message)
-                .next("start one: zmesh serve --id NAME --data-dir DIR")
-        }
-        // The code goes before the message anyway.
-        Error::Refused { code, message } => {
-            let exit = Exit::of(*code, effect);
-            let failure = Failure::coded(exit, *code, message);
-            match code {
-                ErrorCode::NoQuorum | ErrorCode::NotLeader => failure
-                    .next("see `zmesh status --all`: more than half of the members must be up"),
-                _ => failure,
-            }
-        }
-        error => Failure::from_code(error.code(), effect, error),
+    if *error == Error::NoReplica {
+        let message = format!("no node that runs a replica was found within {within:?}");
+        return Failure::coded(Exit::Unreachable, ErrorCode::NoReplica, message)
+            .next("start one: zmesh serve --id NAME --data-dir DIR");
     }
+    let Error::Refused { code, message } = error else {
+        return Failure::from_code(error.code(), effect, error);
+    };
+    // The code goes before the message anyway.
+    let failure = Failure::coded(Exit::of(*code, effect), *code, message);
+    if [ErrorCode::NoQuorum, ErrorCode::NotLeader].contains(code) {
+        return failure.next("see `zmesh status --all`: more than half of the members must be up");
+    }
+    failure
 }

@@ -133,14 +133,13 @@ fn start(config: &Config) -> Result<Node, Failure> {
 
 fn not_started(error: &StartError) -> Failure {
     let failure = Failure::from_error(Exit::Usage, error);
-    match error {
-        StartError::Bind(BindError::Refused { reason, .. }) if reason.contains("in use") => {
-            failure.next("stop what listens there, or choose another address with --bind")
-        }
-        StartError::Bind(BindError::Refused { reason, .. }) if reason.contains("denied") => {
-            failure.next("ports below 1024 need privileges: choose another with --bind")
-        }
-        _ => failure,
+    let StartError::Bind(BindError::Refused { reason, .. }) = error else { return failure };
+    if reason.contains("in use") {
+        failure.next("stop what listens there, or choose another address with --bind")
+    } else if reason.contains("denied") {
+        failure.next("ports below 1024 need privileges: choose another with --bind")
+    } else {
+        failure
     }
 }
 

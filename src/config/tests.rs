@@ -152,7 +152,7 @@ fn values_at_the_limits_are_accepted() {
         "[heartbeat]\nping_interval = \"5s\"\nghost_timeout = \"10s\"",
         "[limits]\nqueue_bytes = \"8MiB\"",
         "[limits]\npayload_max = \"1GiB\"",
-        "[node]\nbind = \"tcp://*:7700\"\nadvertise = \"tcp://a:7700\"",
+        "[node]\nbind = \"tcp://*:7700\"\nadvertise = \"tcp://a:7700\"\ninsecure = true",
         "[node]\nbind = \"tcp://127.0.0.1:0\"",
         "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nheartbeat_interval = \"100ms\"",
     ] {
@@ -167,6 +167,12 @@ fn doubtful_values_are_allowed_with_a_warning() {
     assert_eq!(
         config.warnings,
         ["queues may take up to 512GiB: limits.peers_max 8192 x limits.queue_bytes 64MiB"]
+    );
+    let open = "[node]\nbind = \"tcp://192.0.2.1:7700\"\ninsecure = true";
+    assert_eq!(
+        resolve(open).unwrap().warnings,
+        ["tcp://192.0.2.1:7700 is open to other machines: links are neither encrypted nor \
+          authenticated (node.insecure)"]
     );
     let members = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nmembers = [\"a\", \"b\"]";
     assert_eq!(
