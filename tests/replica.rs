@@ -13,7 +13,7 @@ use zmesh::kv::{Error, KEY_BYTES_MAX, Kv, KvMachine, Response, SERVICE, VALUE_BY
 use zmesh::replica::{Progress, Replica, ReplicaError, ReplicaSettings, Status};
 use zmesh::route::Filter;
 use zmesh::testing::TestCluster;
-use zmesh::{Effect, ErrorCode, Node, NodeId};
+use zmesh::{Call, Effect, ErrorCode, HandlerError, Next, Node, NodeId, Outcome};
 
 #[path = "replica/raw.rs"]
 mod raw;
@@ -601,5 +601,24 @@ async fn status_names_the_members_and_the_leader() {
         names.sort();
         assert_eq!(names, ["n1", "n2", "n3"].map(|id| id.parse().unwrap()));
         assert_eq!(status.leader.as_ref(), Some(cluster.id(leader)));
+    }
+}
+
+/// A service that runs a replica itself needs no link to another one, whether it leads or follows;
+/// and what it wraps around its own handlers does not come between replicas.
+#[tokio::test]
+async fn node_uses_its_own_replica_and_middleware_stays_out_of_it() {
+    let cluster = TestCluster::start(3).await.unwrap();
+    for number in 0..3 {
+        cluster.node(number).wrap(async |_: Call, _: Next| -> Outcome {
+            Err(HandlerError::refused("not for the system"))
+        });
+    }
+    for number in 0..3 {
+        let (node, replica) = (cluster.node(number), cluster.replica(number));
+        let kv = Kv::local(node, replica).timeout(DEADLINE);
+        kv.set("k", format!("from {number}")).await.unwrap();
+        assert_eq!(read(&cluster.kv(), "k").await.unwrap(), format!("from {number}"));
+        assert_eq!(read(&kv, "k").await.unwrap(), format!("from {number}"));
     }
 }

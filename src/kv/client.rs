@@ -9,9 +9,9 @@ use super::error::Error;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::{Choice, Filter};
-use crate::node::{Node, RequestError};
+use crate::node::{HandlerError, Node, RequestError};
 use crate::replica::service::{self, Operation};
-use crate::replica::{AckLevel, Applied};
+use crate::replica::{AckLevel, Applied, Replica};
 use crate::timer::{Clock, Time};
 
 /// The name of the service that replicas of the store have in common.
@@ -25,7 +25,7 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(200);
 
 /// A handle to the key-value store of the mesh. Clones are cheap.
 ///
-/// The node has to be linked to at least one replica; the leader is preferred, but any replica
+/// The node has to run a replica itself ([`local`](Self::local)) or be linked to at least one; the leader is preferred, but any replica
 /// passes operations on. What certainly had no effect is tried again until the timeout, so a change
 /// of leader is no error. A write whose outcome is unknown is never repeated: look at
 /// [`Error::effect`].
@@ -43,6 +43,7 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct Kv {
     node: Node,
+    local: Option<Replica>,
     timeout: Duration,
     leader: Filter,
     replicas: Filter,
@@ -77,11 +78,17 @@ impl Kv {
     pub fn new(node: &Node) -> Self {
         Self {
             node: node.clone(),
+            local: None,
             timeout: Duration::from_secs(5),
             leader: service::leader(SERVICE),
             replicas: service::replicas(SERVICE),
             clock: Clock::start(),
         }
+    }
+
+    /// A handle for a node that runs a replica itself: operations begin there.
+    pub fn local(node: &Node, replica: &Replica) -> Self {
+        Self { local: Some(replica.clone()), ..Self::new(node) }
     }
 
     /// The longest that an operation may take, retries included [default: 5 s].
@@ -93,8 +100,8 @@ impl Kv {
     /// Gives `key` a value, whether it had one or not. Returns once the write is on the disks of a
     /// quorum and applied.
     ///
-    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. Together they must leave
-    /// 8 KiB of what the nodes take as a payload, which is 8 MiB by default as well.
+    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. Nodes whose payload limit
+    /// is lower take less.
     ///
     /// # Errors
     ///
@@ -166,12 +173,21 @@ impl Kv {
         }
     }
 
-    /// Asks one replica after the other until one answers, one fails for good, or time is up.
     async fn operate(
         &self,
         operation: Operation,
         bytes: Bytes,
     ) -> Result<(NodeId, Applied), Error> {
+        let Some(replica) = &self.local else { return self.ask(operation, bytes).await };
+        let done = replica.operate(&self.node, SERVICE, operation, bytes, self.timeout).await;
+        let refused =
+            |error: HandlerError| Error::Refused { code: error.code, message: error.message };
+        let answer = done.map_err(|error| without_effect(operation, refused(error)))?;
+        answered(self.node.id().clone(), answer)
+    }
+
+    /// Asks one replica after the other until one answers, one fails for good, or time is up.
+    async fn ask(&self, operation: Operation, bytes: Bytes) -> Result<(NodeId, Applied), Error> {
         let deadline = self.clock.now() + self.timeout;
         let subject = operation.subject(SERVICE);
         loop {

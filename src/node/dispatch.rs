@@ -146,16 +146,17 @@ impl Dispatcher {
     /// Puts the handlers of a message into `found` and returns what is wrapped around them.
     fn find(&mut self, verb: Verb, subject: &str) -> Arc<[Arc<dyn Middleware>]> {
         let registry = self.shared.registry.read();
-        let table = match subject.starts_with('_') {
-            true => &registry.system,
-            false => &registry.handlers,
+        // What an application wraps around its handlers must not hold up or reorder the system's.
+        let (table, middleware) = match subject.starts_with('_') {
+            true => (&registry.system, Arc::default()),
+            false => (&registry.handlers, Arc::clone(&registry.middleware)),
         };
         let clone = |(_, handler): (_, &Handler)| handler.clone();
         match verb {
             Verb::Request => self.found.extend(table.request_handler(subject).map(clone)),
             Verb::Tick => self.found.extend(table.tick_handlers(subject).map(clone)),
         }
-        Arc::clone(&registry.middleware)
+        middleware
     }
 
     fn unhandled(&mut self, reply_to: ReplyTo, subject: &str) {

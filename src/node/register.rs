@@ -87,6 +87,7 @@ impl Node {
 
     /// Wraps every handler, present and future, in a middleware. The first one added is the
     /// outermost.
+    /// Handlers of the system are not wrapped.
     pub fn wrap(&self, middleware: impl Middleware) {
         let mut registry = self.handle.shared.registry.write();
         let added: Arc<dyn Middleware> = Arc::new(middleware);

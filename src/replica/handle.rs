@@ -17,7 +17,7 @@ use super::status::Status;
 use super::{driver, formation, service};
 use crate::consensus::Role;
 use crate::id::NodeId;
-use crate::node::Node;
+use crate::node::{HandlerError, Node};
 use crate::timer::{Clock, Time};
 use crate::wal::{self, Disk, RealDisk};
 
@@ -315,6 +315,8 @@ impl Replica {
         service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
         tokio::spawn(async move {
+            // Whoever waits must hear of a panic, too.
+            let _guard = PanicGuard(Arc::clone(&running));
             let started = tokio::select! {
                 started = formation::form(disk, &of_node, name, &settings, &running) => started,
                 () = closed(&running) => Err(formation::FormationError::Closed),
@@ -439,6 +441,18 @@ impl Replica {
         }
     }
 
+    /// Does an operation here, or at the leader if another replica leads.
+    pub(crate) async fn operate(
+        &self,
+        node: &Node,
+        name: &'static str,
+        operation: service::Operation,
+        bytes: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, HandlerError> {
+        service::operate(node, name, &self.handle.shared, operation, bytes, timeout).await
+    }
+
     /// A handle that does not keep the replica running.
     pub(crate) fn downgrade(&self) -> WeakReplica {
         WeakReplica(Arc::downgrade(&self.handle))
@@ -472,6 +486,17 @@ impl Shared {
         match answer.await {
             Ok(status) => Progress::Running(status),
             Err(_) => Progress::Stopped(Stopped::new(StopCause::Asked, &"the replica is stopping")),
+        }
+    }
+}
+
+/// Marks the replica as stopped if its task panics.
+struct PanicGuard(Arc<Shared>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop(Stopped::new(StopCause::Failed, &"the replica panicked; see the log"));
         }
     }
 }

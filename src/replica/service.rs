@@ -160,6 +160,20 @@ impl Service {
     }
 }
 
+/// Does an operation through the replica of this very node: here, or at the leader.
+pub(super) async fn operate(
+    node: &Node,
+    name: &'static str,
+    shared: &Arc<Shared>,
+    operation: Operation,
+    bytes: Bytes,
+    timeout: Duration,
+) -> Result<Bytes, HandlerError> {
+    let deadline = shared.clock.now() + timeout;
+    let (node, shared) = (node.clone(), Arc::clone(shared));
+    Passing { name, operation, node, shared }.anywhere(bytes, deadline).await
+}
+
 /// An operation on its way to the leader.
 struct Passing {
     name: &'static str,
