@@ -183,9 +183,9 @@ impl Driver {
                 }
                 Output::Event(event) => self.publish(event),
                 Output::HangUp(link) => self.transport.hang_up(link),
-                // Nobody waits any more: the reply is dropped with its channel.
                 Output::Resolve(ticket, result) => {
                     self.resolved = true;
+                    // If nobody waits any more, the reply is dropped with its channel.
                     drop(ticket.send(result));
                 }
             }
@@ -266,7 +266,8 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
         // A single message is the usual case: it is answered before the transport is asked for
-        // more, so that the question that finds nothing is asked once, after the sending.
+        // more, so that the question that finds nothing is asked once, after the sending. What
+        // callers want to send when they have had their turn comes first for the same reason.
         let mut events_max = if std::mem::take(&mut driver.callers_ran) { 0 } else { 1 };
         for _ in 0..TURNS_BEFORE_YIELD {
             let busy = driver.turn(cx, events_max);
