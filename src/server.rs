@@ -25,7 +25,7 @@
 //! Invariant: the `Joined` and `Left` outputs of one node alternate, starting with `Joined`; a peer
 //! is known by route and by id exactly between them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,8 +64,9 @@ pub struct Server {
     identity: Arc<Identity>,
     heartbeat: Heartbeat,
     options: Options,
-    /// Looked up by route on every message; never iterated, so its order never shows.
-    peers: HashMap<RoutingId, Peer>,
+    /// Looked up by route on every message: comparing is quicker than a hash that a stranger, who
+    /// chooses the routing ids, cannot turn against us.
+    peers: BTreeMap<RoutingId, Peer>,
     routes: BTreeMap<NodeId, RoutingId>,
     /// One entry per peer, at or before its true expiry: moved when it is reached, not at every
     /// sign of life.
@@ -89,7 +90,7 @@ impl Server {
             identity,
             heartbeat,
             options,
-            peers: HashMap::new(),
+            peers: BTreeMap::new(),
             routes: BTreeMap::new(),
             expiries: BTreeSet::new(),
             checked: now,

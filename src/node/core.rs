@@ -380,7 +380,7 @@ impl<T> Core<T> {
             transport::Event::Closed { link, reason } => {
                 self.transport_closed(now, link, reason);
             }
-            transport::Event::Message { route, message } => self.received(now, route, &message),
+            transport::Event::Message { route, message } => self.received(now, route, message),
             transport::Event::NotReady { link } => self.transport_not_ready(now, link),
             transport::Event::Ready { link } => self.transport_ready(now, link),
             transport::Event::Writable { route } => self.links.writable(route),

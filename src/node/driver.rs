@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Sleep;
 
@@ -24,12 +25,13 @@ use crate::transport::{self, Transport};
 /// Who waits for a reply.
 pub(crate) type Ticket = oneshot::Sender<Result<Reply, RequestError>>;
 
-/// Events of the transport taken in one turn.
-const EVENTS_PER_TURN: usize = 128;
+/// Events of the transport taken in one turn. Few, so that the answers to the first of a batch
+/// are on their way while the next are handled.
+const EVENTS_PER_TURN: usize = 32;
 /// Messages handed to the transport under one hold of the lock.
 const SENDS_PER_TURN: usize = 256;
 /// Turns before the driver lets others on the runtime have theirs.
-const TURNS_BEFORE_YIELD: usize = 4;
+const TURNS_BEFORE_YIELD: usize = 8;
 /// How long goodbyes may take to leave the process after the transport took them.
 const GOODBYE_GRACE: Duration = Duration::from_millis(50);
 /// How long a stop may take when a peer does not read its goodbye.
@@ -106,6 +108,13 @@ pub(crate) struct Driver {
     /// When the last goodbye was handed to the transport.
     drained: Option<Time>,
     finished: watch::Sender<bool>,
+    /// Whether those who got a reply run before the driver goes on: what they send next then
+    /// leaves earlier. Not where other threads would be woken to take the work over.
+    yields_to_callers: bool,
+    /// Whether somebody got a reply since the last yield to them.
+    resolved: bool,
+    /// Whether the last poll ended with such a yield: requests may wait to be sent.
+    callers_ran: bool,
 }
 
 impl Driver {
@@ -125,12 +134,15 @@ impl Driver {
             end: None,
             drained: None,
             finished,
+            yields_to_callers: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+            resolved: false,
+            callers_ran: false,
         }
     }
 
-    /// One turn; returns whether anything happened.
-    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.incoming.len() < EVENTS_PER_TURN {
+    /// One turn with at most this many events; returns whether anything happened.
+    fn turn(&mut self, cx: &mut Context<'_>, events_max: usize) -> bool {
+        while self.incoming.len() < events_max {
             match self.transport.poll_event(cx) {
                 Poll::Ready(event) => self.incoming.push(event),
                 Poll::Pending => break,
@@ -171,8 +183,11 @@ impl Driver {
                 }
                 Output::Event(event) => self.publish(event),
                 Output::HangUp(link) => self.transport.hang_up(link),
-                // Nobody waits any more: the reply is dropped with its channel.
-                Output::Resolve(ticket, result) => drop(ticket.send(result)),
+                Output::Resolve(ticket, result) => {
+                    self.resolved = true;
+                    // If nobody waits any more, the reply is dropped with its channel.
+                    drop(ticket.send(result));
+                }
             }
         }
         self.outputs = outputs;
@@ -250,14 +265,23 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let driver = &mut *self;
+        // A single message is the usual case: it is answered before the transport is asked for
+        // more, so that the question that finds nothing is asked once, after the sending. What
+        // callers want to send when they have had their turn comes first for the same reason.
+        let mut events_max = if std::mem::take(&mut driver.callers_ran) { 0 } else { 1 };
         for _ in 0..TURNS_BEFORE_YIELD {
-            let busy = driver.turn(cx);
+            let busy = driver.turn(cx, events_max);
             if driver.is_finished() {
                 return Poll::Ready(());
             }
-            if !busy && driver.sleep(cx) {
+            if driver.yields_to_callers && std::mem::take(&mut driver.resolved) {
+                driver.callers_ran = true;
+                break;
+            }
+            if !busy && events_max > 0 && driver.sleep(cx) {
                 return Poll::Pending;
             }
+            events_max = EVENTS_PER_TURN;
         }
         cx.waker().wake_by_ref();
         Poll::Pending

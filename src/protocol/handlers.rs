@@ -3,7 +3,7 @@
 //! Handlers are registered by a [`Pattern`]: an exact subject, a pattern with wildcards as in
 //! NATS, or a regular expression. A request has one handler, the most specific; a tick has every
 //! handler that matches, in the order of registration. Most subjects are exact, and finding those
-//! is one hash lookup without allocation; patterns are tried one after the other.
+//! is one lookup without hash or allocation; patterns are tried one after the other.
 //!
 //! Subjects of the system (they begin with `_`) match only patterns that spell their first word
 //! out, so that a handler for `>` does not see them by accident.
@@ -12,7 +12,7 @@
 //! for requests, by registration for ticks.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use regex::{Regex, RegexBuilder};
 
@@ -259,13 +259,13 @@ pub struct AlreadyRegistered {
 /// The handlers of one verb.
 #[derive(Debug)]
 struct Table<H> {
-    exact: HashMap<Box<str>, Vec<Entry<H>>>,
+    exact: BTreeMap<Box<str>, Vec<Entry<H>>>,
     patterns: Vec<Entry<H>>,
 }
 
 impl<H> Table<H> {
     fn new() -> Self {
-        Self { exact: HashMap::new(), patterns: Vec::new() }
+        Self { exact: BTreeMap::new(), patterns: Vec::new() }
     }
 
     /// Adds an entry; if it is not exact, at this position among the patterns.

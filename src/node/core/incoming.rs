@@ -15,9 +15,9 @@ use crate::timer::Time;
 use crate::transport::Route;
 
 impl<T> Core<T> {
-    pub(super) fn received(&mut self, now: Time, route: Route, message: &Bytes) {
+    pub(super) fn received(&mut self, now: Time, route: Route, message: Bytes) {
         let limits = Limits { payload_bytes_max: self.payload_bytes_max(true) };
-        match Envelope::decode(message, &limits) {
+        match Envelope::decode_owned(message, &limits) {
             Ok(envelope) => {
                 self.counters.received += 1;
                 self.accept(now, route, envelope);

@@ -68,7 +68,7 @@ fn most_specific_request_handler_wins() {
         let mut order = by_specificity;
         rng.shuffle(&mut order);
         let mut handlers = Handlers::new();
-        let ids: HashMap<_, _> = order
+        let ids: BTreeMap<_, _> = order
             .iter()
             .map(|text| (*text, handlers.insert(Verb::Request, pattern(text), *text).unwrap()))
             .collect();
