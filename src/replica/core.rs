@@ -227,9 +227,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.consensus.propose_changes(changes).map(|_| ())
     }
 
-    /// Says whether the disk has room for more entries; without it, proposals are refused.
+    /// Says whether the disk has room for more entries; without it, proposals are refused and
+    /// entries of a leader are taken for lost. What little room is left is for what was on its way:
+    /// a write that nothing has room for would stand before every vote.
     pub fn set_room(&mut self, has_room: bool) {
         self.has_room = has_room;
+        self.consensus.set_room(has_room);
     }
 
     /// Does everything that the inputs so far and the time call for.

@@ -380,3 +380,61 @@ fn read_round_from_before_a_pause_is_asked_again() {
     cluster.pass(Duration::from_millis(100));
     assert!(cluster.answer(leader, 1).is_none_or(|reply| reply.is_err()), "answered from the past");
 }
+
+/// Proposes values of 16 KiB, one a turn, until one is refused; returns its ticket and its error.
+fn write_until_refused(cluster: &mut Cluster, leader: u64) -> (u32, ReplicaError) {
+    for ticket in 0..400 {
+        cluster.propose(leader, &"x".repeat(16 * 1024), ticket);
+        cluster.pass(Duration::from_millis(100));
+        if let Some(Err(error)) = cluster.answer(leader, ticket) {
+            return (ticket, error);
+        }
+    }
+    panic!("the disk was never full");
+}
+
+/// What a full disk did not take must not stand between a leader and its reads.
+#[test]
+fn full_disk_of_a_leader_refuses_writes_and_goes_on_reading() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.at(leader).disk.set_capacity(Some(0));
+    let (refused, error) = write_until_refused(&mut cluster, leader);
+    assert_eq!(error, ReplicaError::NoSpace);
+    for ticket in 0..refused {
+        assert!(matches!(cluster.answer(leader, ticket), Some(Ok(_))), "ticket {ticket}");
+    }
+    cluster.read(leader, 1_000);
+    cluster.pass(SECOND);
+    assert!(matches!(cluster.answer(leader, 1_000), Some(Ok(_))), "no read on a full disk");
+    assert_eq!(cluster.leader(), leader);
+
+    cluster.at(leader).disk.set_capacity(None);
+    cluster.pass(SECOND);
+    cluster.propose(leader, "there is room again", 1_001);
+    cluster.pass(SECOND);
+    assert!(matches!(cluster.answer(leader, 1_001), Some(Ok(_))), "room was not found again");
+}
+
+/// A follower whose disk is full must still help to elect a leader when the old one is lost, and
+/// catch up when there is room.
+#[test]
+fn full_disk_of_a_follower_goes_on_voting() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let full = leader % 3 + 1;
+    cluster.at(full).disk.set_capacity(Some(0));
+    for ticket in 0..100 {
+        cluster.propose(leader, &"x".repeat(16 * 1024), ticket);
+        cluster.pass(Duration::from_millis(50));
+        assert!(matches!(cluster.answer(leader, ticket), Some(Ok(_))), "a quorum has room");
+    }
+    assert!(!cluster.at(full).store.has_room(), "the disk is not full");
+    cluster.cut_off = Some(leader);
+    cluster.pass(5 * SECOND);
+    let heir = cluster.leader();
+    assert!(![leader, full].contains(&heir), "{heir} leads; {full} gave no vote");
+
+    cluster.at(full).disk.set_capacity(None);
+    cluster.propose(heir, "there is room again", 1_001);
+    cluster.pass(3 * SECOND);
+    assert!(matches!(cluster.answer(heir, 1_001), Some(Ok(_))), "it did not catch up");
+}
