@@ -193,6 +193,7 @@ impl<L: Log> Consensus<L> {
         for _ in 0..due.min(limit) {
             self.tick_once();
         }
+        self.go_on_sending();
         elapsed > self.options.election_timeout_min / 2
     }
 
@@ -439,6 +440,20 @@ impl<L: Log> Consensus<L> {
         self.after_call();
         self.broadcast_commit();
         self.leave_joint();
+    }
+
+    /// Sends followers the next portion of what they lack. Their answers call for the rest of it.
+    fn go_on_sending(&mut self) {
+        if !self.node.store().next_portion() || self.role() != Role::Leader {
+            return;
+        }
+        let last = self.last_index();
+        let (raft_id, progress) = (self.raft_id, self.node.raft.prs().iter());
+        let behind = progress.filter(|(id, of)| **id != raft_id && of.next_idx <= last);
+        for follower in behind.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.node.raft.send_append(follower);
+        }
+        self.after_call();
     }
 
     /// Followers learn the commit index from the next append. When there is none, they learn it

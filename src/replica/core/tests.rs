@@ -27,6 +27,8 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Time,
     cut_off: Option<u64>,
+    /// The most bytes that one replica sent in one turn.
+    turn_bytes_max: usize,
 }
 
 fn bootstrap(voters: u64) -> Bootstrap {
@@ -79,7 +81,12 @@ impl Cluster {
             let store = Store::create(shared, dir, wal_options(), name(raft_id), raft_id, &members);
             open(store.unwrap(), disk, options.clone(), Time::ZERO)
         };
-        Self { nodes: (1..=voters).map(node).collect(), now: Time::ZERO, cut_off: None }
+        Self {
+            nodes: (1..=voters).map(node).collect(),
+            now: Time::ZERO,
+            cut_off: None,
+            turn_bytes_max: 0,
+        }
     }
 
     fn elected(voters: u64) -> (Self, u64) {
@@ -99,6 +106,8 @@ impl Cluster {
             for node in &mut self.nodes {
                 node.turn(self.now);
                 let from = node.core.raft_id();
+                let bytes = node.frames.iter().map(|(_, frame)| frame.len()).sum();
+                self.turn_bytes_max = self.turn_bytes_max.max(bytes);
                 frames.extend(node.frames.drain(..).map(|frame| (from, frame)));
             }
             frames.retain(|(from, (to, _))| ![Some(*from), Some(*to)].contains(&self.cut_off));
@@ -352,6 +361,27 @@ fn follower_that_was_away_is_repaired_and_reported() {
     assert!(status.followers.iter().all(|follower| follower.lag == 0), "{status:?}");
     assert_eq!(status.repair.behind, 0);
     assert!(status.repair.entries >= 40, "{status:?}");
+}
+
+/// A follower that lacks a lot is sent it in portions: reading all of it at once would keep the
+/// leader from its heartbeats, and cost it memory for everything that no follower has room for yet.
+#[test]
+fn follower_that_lacks_much_gets_it_in_portions() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let away = leader % 3 + 1;
+    cluster.cut_off = Some(away);
+    let value = "x".repeat(512 * 1024);
+    for ticket in 0..120 {
+        cluster.propose(leader, &value, ticket);
+        cluster.talk();
+    }
+    cluster.cut_off = None;
+    cluster.turn_bytes_max = 0;
+    cluster.pass(3 * SECOND);
+    let lag = |status: Status| status.followers.iter().map(|follower| follower.lag).max();
+    assert_eq!(lag(cluster.at(leader).core.status()), Some(0));
+    let bytes = cluster.turn_bytes_max;
+    assert!(bytes < 20 << 20, "{bytes} bytes in one turn");
 }
 
 /// A pause of the leader must not let it answer from what it knew before.
