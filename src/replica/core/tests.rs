@@ -468,3 +468,33 @@ fn full_disk_of_a_follower_goes_on_voting() {
     cluster.pass(3 * SECOND);
     assert!(matches!(cluster.answer(heir, 1_001), Some(Ok(_))), "it did not catch up");
 }
+
+/// A replica that starts with a long log must not keep its node from everything else until it has
+/// applied the last entry.
+#[test]
+fn long_log_is_applied_in_steps() {
+    let mut cluster = Cluster::new(1, &Options::default());
+    cluster.pass(2 * SECOND);
+    for ticket in 0..60_000 {
+        cluster.propose(1, "x", ticket);
+        if ticket % 1_000 == 999 {
+            cluster.talk();
+        }
+    }
+    let Node { core, mut store, disk, .. } = cluster.nodes.pop().unwrap();
+    let (commit, before) = (core.consensus().commit(), core.machine().clone());
+    store.store_commit(commit).unwrap();
+    drop((core, store));
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/data"), wal_options());
+    let mut node = open(store.unwrap().unwrap(), disk, Options::default(), cluster.now);
+    while node.core.applied() < commit {
+        let applied = node.core.applied();
+        node.turn(cluster.now);
+        let step = node.core.applied() - applied;
+        assert!((1..50_000).contains(&step), "{step} entries in one turn");
+        let more = node.core.poll_timeout().is_some_and(|due| due <= cluster.now);
+        assert_eq!(more, node.core.has_more());
+        assert!(more || node.core.applied() == commit, "it would sleep over committed entries");
+    }
+    assert_eq!(node.core.machine(), &before);
+}
