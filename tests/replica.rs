@@ -380,6 +380,25 @@ async fn member_with_a_wiped_directory_stays_out_and_does_not_vote() {
     assert_eq!((error.code(), error.effect()), (ErrorCode::NoQuorum, Effect::None), "{error}");
 }
 
+/// A lost log is a lost disk, whatever else is left of the directory.
+#[tokio::test]
+async fn member_that_lost_its_log_only_does_not_come_back_as_its_former_self() {
+    let mut cluster = TestCluster::start(3).await.unwrap();
+    let kv = cluster.kv().timeout(DEADLINE);
+    kv.set("k", "v").await.unwrap();
+    let wiped = other_than(&cluster, cluster.leader().await.unwrap());
+    cluster.kill(wiped);
+    for file in std::fs::read_dir(cluster.data_dir(wiped)).unwrap() {
+        let path = file.unwrap().path();
+        if path.file_name().unwrap() == "meta" || path.extension().is_some() {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    cluster.restart(wiped).await.unwrap();
+    let reason = why_stopped(cluster.replica(wiped)).await;
+    assert!(reason.contains("has begun without this directory"), "{reason}");
+}
+
 /// Two processes on one log would be two voters with one name; a log under another name likewise.
 #[tokio::test]
 async fn directory_in_use_or_of_another_node_is_refused() {

@@ -65,6 +65,7 @@ pub struct Consensus<L: Log> {
     held: VecDeque<(u64, Vec<Message>)>,
     outbox: BTreeMap<u64, Vec<Message>>,
     refusals: Refusals,
+    has_room: bool,
 }
 
 /// What a replica is at present.
@@ -172,6 +173,7 @@ impl<L: Log> Consensus<L> {
             held: VecDeque::new(),
             outbox: BTreeMap::new(),
             refusals: Refusals::default(),
+            has_room: true,
         };
         consensus.after_call();
         Ok(consensus)
@@ -191,6 +193,7 @@ impl<L: Log> Consensus<L> {
         for _ in 0..due.min(limit) {
             self.tick_once();
         }
+        self.go_on_sending();
         elapsed > self.options.election_timeout_min / 2
     }
 
@@ -266,6 +269,12 @@ impl<L: Log> Consensus<L> {
             self.node.transfer_leader(to);
             self.after_call();
         }
+    }
+
+    /// Says whether the disk has room for more entries. Without it, those of a leader are taken for
+    /// lost, which it repeats until there is room.
+    pub fn set_room(&mut self, has_room: bool) {
+        self.has_room = has_room;
     }
 
     /// Says that what was sent to this replica was probably lost.
@@ -433,6 +442,20 @@ impl<L: Log> Consensus<L> {
         self.leave_joint();
     }
 
+    /// Sends followers the next portion of what they lack. Their answers call for the rest of it.
+    fn go_on_sending(&mut self) {
+        if !self.node.store().next_portion() || self.role() != Role::Leader {
+            return;
+        }
+        let last = self.last_index();
+        let (raft_id, progress) = (self.raft_id, self.node.raft.prs().iter());
+        let behind = progress.filter(|(id, of)| **id != raft_id && of.next_idx <= last);
+        for follower in behind.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.node.raft.send_append(follower);
+        }
+        self.after_call();
+    }
+
     /// Followers learn the commit index from the next append. When there is none, they learn it
     /// here, within a tick.
     fn broadcast_commit(&mut self) {
@@ -466,6 +489,12 @@ impl<L: Log> Consensus<L> {
             let behind = self.node.raft.raft_log.persisted < self.last_index();
             if behind && message.get_msg_type() == MessageType::MsgTimeoutNow {
                 // Taking over can wait: a replica campaigns only with its log on disk.
+                continue;
+            }
+            // An entry without content, such as a new leader's first, takes next to nothing.
+            let content =
+                |entry: &Entry| !entry.get_data().is_empty() || !entry.get_context().is_empty();
+            if !self.has_room && message.get_entries().iter().any(content) {
                 continue;
             }
             // What the crate refuses here is from a replica whose progress it does not follow.

@@ -49,7 +49,7 @@ pub(super) fn raft_config(raft_id: u64, options: &Options) -> raft::Config {
 }
 
 /// Bytes of committed entries in one output; a replica that starts applies its log in such steps.
-const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const COMMITTED_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Why a replica cannot start.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

@@ -7,7 +7,7 @@
 //!
 //! Pure but for the [`Log`], which may read a disk.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -51,14 +51,25 @@ pub(super) struct Window<L> {
     hard_state: HardState,
     conf_state: ConfState,
     failure: RefCell<Option<LogError>>,
+    /// Bytes of entries that may yet be read for followers in this portion.
+    portion: Cell<u64>,
+    /// Whether a follower has to wait for the next portion.
+    postponed: Cell<bool>,
 }
+
+/// Bytes of entries that are read for followers that lag, before other work has its turn.
+const PORTION_BYTES: u64 = 8 * 1024 * 1024;
+/// What the smallest of them costs.
+const ENTRY_COST_BYTES: u64 = 64;
 
 impl<L: Log> Window<L> {
     pub(super) fn new(log: L, hard_state: wal::HardState, conf_state: ConfState) -> Self {
         let wal::HardState { term, vote, commit } = hard_state;
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
         let failure = RefCell::new(None);
-        Self { log, unconfirmed: VecDeque::new(), hard_state, conf_state, failure }
+        let (portion, postponed) = (Cell::new(PORTION_BYTES), Cell::new(false));
+        let unconfirmed = VecDeque::new();
+        Self { log, unconfirmed, hard_state, conf_state, failure, portion, postponed }
     }
 
     /// Takes entries that are about to be written. They replace what has their index or more.
@@ -83,6 +94,12 @@ impl<L: Log> Window<L> {
         self.failure.borrow().clone()
     }
 
+    /// Begins the next portion; returns whether a follower has to be sent more of what it lacks.
+    pub(super) fn next_portion(&self) -> bool {
+        self.portion.set(PORTION_BYTES);
+        self.postponed.take()
+    }
+
     fn unconfirmed_at(&self, index: u64) -> Option<&Entry> {
         let first = self.unconfirmed.front()?.index;
         self.unconfirmed.get(usize::try_from(index.checked_sub(first)?).ok()?)
@@ -98,6 +115,27 @@ impl<L: Log> Window<L> {
             }
         }
     }
+
+    /// Entries from the log and, behind them, those that are being written.
+    fn joined(&self, low: u64, high: u64, bytes_max: u64) -> Vec<Entry> {
+        let split = self.unconfirmed.front().map_or(high, |first| first.index.clamp(low, high));
+        let mut entries = if low < split { self.read(low, split, bytes_max) } else { Vec::new() };
+        let mut next = low + entries.len() as u64;
+        if next < split {
+            return entries;
+        }
+        let mut bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
+        while next < high {
+            let Some(entry) = self.unconfirmed_at(next) else { break };
+            bytes = bytes.saturating_add(entry.data.len() as u64);
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+            next += 1;
+        }
+        entries
+    }
 }
 
 impl<L: Log> Storage for Window<L> {
@@ -110,27 +148,22 @@ impl<L: Log> Storage for Window<L> {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low < self.log.first_index() {
             return Err(StorageError::Compacted.into());
         }
-        let bytes_max = max_size.into().unwrap_or(u64::MAX);
-        let split = self.unconfirmed.front().map_or(high, |first| first.index.clamp(low, high));
-        let mut entries = if low < split { self.read(low, split, bytes_max) } else { Vec::new() };
-        let mut next = low + entries.len() as u64;
-        if next < split {
-            return Ok(entries);
+        // Only reading for a follower may wait, and a window full of messages is what it may ask
+        // for at once, however large each of them is.
+        if context.can_async() && self.portion.get() == 0 {
+            self.postponed.set(true);
+            return Err(StorageError::LogTemporarilyUnavailable.into());
         }
-        let mut bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
-        while next < high {
-            let Some(entry) = self.unconfirmed_at(next) else { break };
-            bytes = bytes.saturating_add(entry.data.len() as u64);
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry.clone());
-            next += 1;
+        let entries = self.joined(low, high, max_size.into().unwrap_or(u64::MAX));
+        if context.can_async() {
+            let cost = |entry: &Entry| entry.data.len() as u64 + ENTRY_COST_BYTES;
+            let bytes: u64 = entries.iter().map(cost).sum();
+            self.portion.set(self.portion.get().saturating_sub(bytes));
         }
         Ok(entries)
     }

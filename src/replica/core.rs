@@ -24,6 +24,10 @@ use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
 
+/// Entries applied in one turn before whatever else waits has its turn; a little more if they are
+/// small.
+const APPLIED_MAX: u64 = 16_384;
+
 /// A replica without its disk, its network and its clock. `T` names an operation for its owner.
 pub struct Core<M, T, L: Log = SharedLog> {
     consensus: Consensus<L>,
@@ -32,6 +36,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
     now: Time,
     applied: u64,
     has_room: bool,
+    /// Whether committed entries are left for the next turn.
+    has_more: bool,
     /// Accepted for the next proposal.
     queued: Vec<Operation<T>>,
     /// Proposed, by index and term.
@@ -128,6 +134,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             now: setup.now,
             applied: Bootstrap::INDEX,
             has_room: true,
+            has_more: false,
             queued: Vec::new(),
             proposed: BTreeMap::new(),
             command_bytes: 0,
@@ -227,9 +234,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.consensus.propose_changes(changes).map(|_| ())
     }
 
-    /// Says whether the disk has room for more entries; without it, proposals are refused.
+    /// Says whether the disk has room for more entries; without it, proposals are refused and
+    /// entries of a leader are taken for lost. What little room is left is for what was on its way:
+    /// a write that nothing has room for would stand before every vote.
     pub fn set_room(&mut self, has_room: bool) {
         self.has_room = has_room;
+        self.consensus.set_room(has_room);
     }
 
     /// Does everything that the inputs so far and the time call for.
@@ -256,7 +266,15 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.failure.is_some() {
             return None;
         }
+        if self.has_more {
+            return Some(self.now);
+        }
         crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry)
+    }
+
+    /// Whether the last turn has left work undone, so that a driver lets others run and comes back.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// Confirms a write, and all before it: they are on disk.
@@ -278,6 +296,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.failure = Some(reason.clone());
         self.persists.clear();
+        self.has_more = false;
         let mut waiting = std::mem::take(&mut self.queued);
         waiting.extend(std::mem::take(&mut self.proposed).into_values());
         waiting.extend(self.take_unconfirmed_reads());
@@ -447,9 +466,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
     }
 
-    /// Takes outputs of the consensus and applies, until there is nothing more to do.
+    /// Takes outputs of the consensus and applies, until there is nothing more to do or it is much:
+    /// a replica that starts has its whole log to apply.
     fn drain(&mut self) {
-        loop {
+        let before = self.applied;
+        self.has_more = true;
+        while self.applied - before < APPLIED_MAX {
             self.begin_round();
             let output = self.consensus.poll();
             let idle = output.is_none();
@@ -470,6 +492,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.answer_reads();
             self.observe();
             if idle && !applied {
+                self.has_more = false;
                 break;
             }
         }

@@ -111,6 +111,9 @@ impl<M: Machine> Driver<M> {
                 () = timer => {}
             }
             self.turn();
+            if self.core.has_more() {
+                tokio::task::yield_now().await;
+            }
             if let Some(failure) = self.core.failure() {
                 return Err(Stopped::new(StopCause::Failed, &failure));
             }

@@ -18,6 +18,9 @@ use crate::id::NodeId;
 use crate::node::Node;
 use crate::wal::{Disk, OpenMode};
 
+/// Holds the raft id of a directory until there is a log that has it.
+const RAFT_ID_FILE: &str = "raft-id";
+
 /// Why a replica cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FormationError {
@@ -70,7 +73,7 @@ pub(super) async fn form(
 ) -> Result<Store, FormationError> {
     let dir = settings.data_dir.as_path();
     match Store::open(Arc::clone(&disk), dir, settings.wal) {
-        Ok(Some(store)) => return adopt(node, name, store),
+        Ok(Some(store)) => return adopt(disk.as_ref(), dir, node, name, store),
         Ok(None) | Err(StoreError::Incomplete { .. }) => {}
         Err(error) => return Err(error.into()),
     }
@@ -82,17 +85,25 @@ pub(super) async fn form(
     let members = meet(node, name, raft_id, settings, shared).await?;
     let bootstrap = Bootstrap::new(members)?;
     let id = node.id().clone();
-    let store = Store::create(disk, dir, settings.wal, id, raft_id, &bootstrap)?;
-    adopt(node, name, store)
+    let store = Store::create(Arc::clone(&disk), dir, settings.wal, id, raft_id, &bootstrap)?;
+    adopt(disk.as_ref(), dir, node, name, store)
 }
 
 /// Takes an existing directory into use, if it is this node's.
-fn adopt(node: &Node, name: &str, store: Store) -> Result<Store, FormationError> {
+fn adopt(
+    disk: &dyn Disk,
+    dir: &Path,
+    node: &Node,
+    name: &str,
+    store: Store,
+) -> Result<Store, FormationError> {
     let identity = store.identity();
     if identity.node != *node.id() {
         let owner = identity.node.clone();
         return Err(FormationError::Owner { owner, node: node.id().clone() });
     }
+    // From here on the raft id lives and dies with the log: who lost the one has lost the other.
+    forget_raft_id(disk, dir)?;
     announce(node, name, identity.raft_id, Some(identity.cluster.to_string()));
     Ok(store)
 }
@@ -186,7 +197,7 @@ fn refuse_outsider(node: &Node, name: &str, members: &[Member]) -> Result<(), Fo
 
 /// The raft id of this directory: read, or drawn and written before anybody hears of it.
 fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
-    let file = dir.join("raft-id");
+    let file = dir.join(RAFT_ID_FILE);
     let io = |error| FormationError::Io { file: file.clone(), error };
     disk.create_dir(dir).map_err(io)?;
     if disk.list(dir).map_err(io)?.contains(&file) {
@@ -205,6 +216,17 @@ fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
     disk.rename(&draft, &file).map_err(io)?;
     disk.sync_dir(dir).map_err(io)?;
     Ok(raft_id)
+}
+
+/// Removes the file of [`raft_id`], if it is there.
+fn forget_raft_id(disk: &dyn Disk, dir: &Path) -> Result<(), FormationError> {
+    let file = dir.join(RAFT_ID_FILE);
+    let io = |error| FormationError::Io { file: file.clone(), error };
+    if disk.list(dir).map_err(io)?.contains(&file) {
+        disk.remove(&file).map_err(io)?;
+        disk.sync_dir(dir).map_err(io)?;
+    }
+    Ok(())
 }
 
 fn read_raft_id(disk: &dyn Disk, file: &Path) -> Result<u64, FormationError> {

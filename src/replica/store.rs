@@ -224,7 +224,9 @@ pub fn settle<M: Machine, T>(
             Err(error) => core.fail(error.to_string()),
         }
     }
-    let has_room = unwritten.is_none() && store.find_room().unwrap_or(false);
-    core.set_room(has_room);
+    match store.find_room() {
+        Ok(has_room) => core.set_room(has_room && unwritten.is_none()),
+        Err(error) => core.fail(error.to_string()),
+    }
     core.take_done()
 }

@@ -46,6 +46,9 @@ use crate::NodeId;
 /// The most bytes of one batch; the segment that holds it must stay below 4 GiB.
 const BATCH_BYTES_MAX: u64 = 2 << 30;
 
+/// Part of a segment that is kept for what is on its way when the disk is full.
+const LOW_WATER_SHARE: u64 = 8;
+
 /// One entry of the replicated log.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
@@ -407,19 +410,21 @@ impl Wal {
         self.delete_segments_before(first_sequence)
     }
 
-    /// Whether the last attempt to get space for a segment succeeded.
+    /// Whether the last attempt to get space for a segment succeeded. Without it there is still the
+    /// rest of the last segment, for what cannot be refused.
     pub const fn has_room(&self) -> bool {
         self.room
     }
 
-    /// Tries to get space for a segment if the last attempt failed; says whether there is room.
+    /// Begins a segment if the last attempt failed, or if the present one is nearly full: the end of
+    /// the space must be noticed while what is on its way still fits. Says whether there is room.
     ///
     /// # Errors
     ///
     /// [`WalError::Poisoned`]: a write or sync failed.
     pub fn find_room(&mut self) -> Result<bool, WalError> {
         self.check_alive()?;
-        if !self.room {
+        if !self.room || self.free_bytes() < self.low_water_bytes() {
             match self.rotate(0) {
                 Ok(()) | Err(WalError::NoSpace { .. }) => {}
                 Err(error) => return Err(error),
@@ -437,6 +442,11 @@ impl Wal {
 
     fn free_bytes(&self) -> u64 {
         u64::from(self.active().allocated - self.offset)
+    }
+
+    /// With less than this, a segment is nearly full.
+    fn low_water_bytes(&self) -> u64 {
+        u64::from(self.active().allocated - START) / LOW_WATER_SHARE
     }
 
     fn check_alive(&self) -> Result<(), WalError> {

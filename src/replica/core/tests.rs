@@ -27,6 +27,8 @@ struct Cluster {
     nodes: Vec<Node>,
     now: Time,
     cut_off: Option<u64>,
+    /// The most bytes that one replica sent in one turn.
+    turn_bytes_max: usize,
 }
 
 fn bootstrap(voters: u64) -> Bootstrap {
@@ -79,7 +81,12 @@ impl Cluster {
             let store = Store::create(shared, dir, wal_options(), name(raft_id), raft_id, &members);
             open(store.unwrap(), disk, options.clone(), Time::ZERO)
         };
-        Self { nodes: (1..=voters).map(node).collect(), now: Time::ZERO, cut_off: None }
+        Self {
+            nodes: (1..=voters).map(node).collect(),
+            now: Time::ZERO,
+            cut_off: None,
+            turn_bytes_max: 0,
+        }
     }
 
     fn elected(voters: u64) -> (Self, u64) {
@@ -99,6 +106,8 @@ impl Cluster {
             for node in &mut self.nodes {
                 node.turn(self.now);
                 let from = node.core.raft_id();
+                let bytes = node.frames.iter().map(|(_, frame)| frame.len()).sum();
+                self.turn_bytes_max = self.turn_bytes_max.max(bytes);
                 frames.extend(node.frames.drain(..).map(|frame| (from, frame)));
             }
             frames.retain(|(from, (to, _))| ![Some(*from), Some(*to)].contains(&self.cut_off));
@@ -354,6 +363,27 @@ fn follower_that_was_away_is_repaired_and_reported() {
     assert!(status.repair.entries >= 40, "{status:?}");
 }
 
+/// A follower that lacks a lot is sent it in portions: reading all of it at once would keep the
+/// leader from its heartbeats, and cost it memory for everything that no follower has room for yet.
+#[test]
+fn follower_that_lacks_much_gets_it_in_portions() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let away = leader % 3 + 1;
+    cluster.cut_off = Some(away);
+    let value = "x".repeat(512 * 1024);
+    for ticket in 0..120 {
+        cluster.propose(leader, &value, ticket);
+        cluster.talk();
+    }
+    cluster.cut_off = None;
+    cluster.turn_bytes_max = 0;
+    cluster.pass(3 * SECOND);
+    let lag = |status: Status| status.followers.iter().map(|follower| follower.lag).max();
+    assert_eq!(lag(cluster.at(leader).core.status()), Some(0));
+    let bytes = cluster.turn_bytes_max;
+    assert!(bytes < 20 << 20, "{bytes} bytes in one turn");
+}
+
 /// A pause of the leader must not let it answer from what it knew before.
 #[test]
 fn read_round_from_before_a_pause_is_asked_again() {
@@ -379,4 +409,92 @@ fn read_round_from_before_a_pause_is_asked_again() {
     cluster.cut_off = Some(leader);
     cluster.pass(Duration::from_millis(100));
     assert!(cluster.answer(leader, 1).is_none_or(|reply| reply.is_err()), "answered from the past");
+}
+
+/// Proposes values of 16 KiB, one a turn, until one is refused; returns its ticket and its error.
+fn write_until_refused(cluster: &mut Cluster, leader: u64) -> (u32, ReplicaError) {
+    for ticket in 0..400 {
+        cluster.propose(leader, &"x".repeat(16 * 1024), ticket);
+        cluster.pass(Duration::from_millis(100));
+        if let Some(Err(error)) = cluster.answer(leader, ticket) {
+            return (ticket, error);
+        }
+    }
+    panic!("the disk was never full");
+}
+
+/// What a full disk did not take must not stand between a leader and its reads.
+#[test]
+fn full_disk_of_a_leader_refuses_writes_and_goes_on_reading() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    cluster.at(leader).disk.set_capacity(Some(0));
+    let (refused, error) = write_until_refused(&mut cluster, leader);
+    assert_eq!(error, ReplicaError::NoSpace);
+    for ticket in 0..refused {
+        assert!(matches!(cluster.answer(leader, ticket), Some(Ok(_))), "ticket {ticket}");
+    }
+    cluster.read(leader, 1_000);
+    cluster.pass(SECOND);
+    assert!(matches!(cluster.answer(leader, 1_000), Some(Ok(_))), "no read on a full disk");
+    assert_eq!(cluster.leader(), leader);
+
+    cluster.at(leader).disk.set_capacity(None);
+    cluster.pass(SECOND);
+    cluster.propose(leader, "there is room again", 1_001);
+    cluster.pass(SECOND);
+    assert!(matches!(cluster.answer(leader, 1_001), Some(Ok(_))), "room was not found again");
+}
+
+/// A follower whose disk is full must still help to elect a leader when the old one is lost, and
+/// catch up when there is room.
+#[test]
+fn full_disk_of_a_follower_goes_on_voting() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let full = leader % 3 + 1;
+    cluster.at(full).disk.set_capacity(Some(0));
+    for ticket in 0..100 {
+        cluster.propose(leader, &"x".repeat(16 * 1024), ticket);
+        cluster.pass(Duration::from_millis(50));
+        assert!(matches!(cluster.answer(leader, ticket), Some(Ok(_))), "a quorum has room");
+    }
+    assert!(!cluster.at(full).store.has_room(), "the disk is not full");
+    cluster.cut_off = Some(leader);
+    cluster.pass(5 * SECOND);
+    let heir = cluster.leader();
+    assert!(![leader, full].contains(&heir), "{heir} leads; {full} gave no vote");
+
+    cluster.at(full).disk.set_capacity(None);
+    cluster.propose(heir, "there is room again", 1_001);
+    cluster.pass(3 * SECOND);
+    assert!(matches!(cluster.answer(heir, 1_001), Some(Ok(_))), "it did not catch up");
+}
+
+/// A replica that starts with a long log must not keep its node from everything else until it has
+/// applied the last entry.
+#[test]
+fn long_log_is_applied_in_steps() {
+    let mut cluster = Cluster::new(1, &Options::default());
+    cluster.pass(2 * SECOND);
+    for ticket in 0..60_000 {
+        cluster.propose(1, "x", ticket);
+        if ticket % 1_000 == 999 {
+            cluster.talk();
+        }
+    }
+    let Node { core, mut store, disk, .. } = cluster.nodes.pop().unwrap();
+    let (commit, before) = (core.consensus().commit(), core.machine().clone());
+    store.store_commit(commit).unwrap();
+    drop((core, store));
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/data"), wal_options());
+    let mut node = open(store.unwrap().unwrap(), disk, Options::default(), cluster.now);
+    while node.core.applied() < commit {
+        let applied = node.core.applied();
+        node.turn(cluster.now);
+        let step = node.core.applied() - applied;
+        assert!((1..50_000).contains(&step), "{step} entries in one turn");
+        let more = node.core.poll_timeout().is_some_and(|due| due <= cluster.now);
+        assert_eq!(more, node.core.has_more());
+        assert!(more || node.core.applied() == commit, "it would sleep over committed entries");
+    }
+    assert_eq!(node.core.machine(), &before);
 }
