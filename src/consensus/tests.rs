@@ -305,6 +305,36 @@ fn vote_leaves_only_after_it_is_persisted() {
     assert_eq!(voter.consensus.take_frames().len(), 1);
 }
 
+/// A voter may learn of a term from somebody it does not vote for. The vote that it gives later in
+/// that term is as much a promise as one that comes with the term.
+#[test]
+fn vote_in_a_known_term_is_persisted_too() {
+    let mut voter = replica(1, 3, 1);
+    let request = |from, log_term| {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgRequestVote);
+        (message.from, message.to, message.term) = (from, 1, 3);
+        (message.index, message.log_term) = (3, log_term);
+        message
+    };
+    let mut heard = request(3, 1);
+    heard.set_msg_type(MessageType::MsgRequestPreVoteResponse);
+    heard.reject = true;
+    voter.step(heard).unwrap();
+    let persist = voter.consensus.poll().unwrap().persist.unwrap();
+    assert_eq!(persist.hard_state.map(|state| (state.term, state.vote)), Some((3, 0)));
+    voter.consensus.persisted(persist.number);
+    voter.drain();
+    voter.consensus.take_frames();
+
+    voter.step(request(2, 2)).unwrap();
+    let persist = voter.consensus.poll().unwrap().persist.expect("a vote is written");
+    assert_eq!(persist.hard_state.map(|state| (state.term, state.vote)), Some((3, 2)));
+    assert!(voter.consensus.take_frames().is_empty(), "told before it was written");
+    voter.consensus.persisted(persist.number);
+    assert_eq!(voter.consensus.take_frames().len(), 1);
+}
+
 /// The crate's own generator must have no say in when elections begin.
 #[test]
 fn election_timeouts_follow_from_the_seed() {

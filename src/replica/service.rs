@@ -243,7 +243,7 @@ impl Passing {
                 }
             },
         };
-        reply.map_err(|error| self.failed(error))
+        reply.map_err(|error| failed(self.operation, error))
     }
 
     /// Returns when another leader is known.
@@ -256,24 +256,6 @@ impl Passing {
         }
     }
 
-    /// What a lost answer of the leader means to whoever asked us.
-    fn failed(&self, error: RequestError) -> HandlerError {
-        let unknown = error.effect() == Effect::Unknown;
-        match (error, self.operation) {
-            (RequestError::Handler { code, message, .. }, _) => HandlerError::new(code, message),
-            (RequestError::Invalid(invalid), _) => {
-                HandlerError::new(invalid.code(), invalid.to_string())
-            }
-            // Sent and not answered: it may commit.
-            (other, Operation::Command) if unknown => {
-                HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
-            }
-            (other, Operation::Command | Operation::Query) => {
-                HandlerError::new(ErrorCode::NoQuorum, other.to_string())
-            }
-        }
-    }
-
     /// An error as it goes on the wire, with the leader if it is known.
     fn refuse(&self, error: &ReplicaError) -> HandlerError {
         let leader = self.shared.leadership.borrow().leader.clone();
@@ -282,6 +264,24 @@ impl Passing {
             Some((leader.clone(), peer.address?.to_string()))
         });
         refusal(error, address)
+    }
+}
+
+/// What a lost answer of the leader means to whoever asked us.
+fn failed(operation: Operation, error: RequestError) -> HandlerError {
+    let unknown = error.effect() == Effect::Unknown;
+    match (error, operation) {
+        (RequestError::Handler { code, message, .. }, _) => HandlerError::new(code, message),
+        (RequestError::Invalid(invalid), _) => {
+            HandlerError::new(invalid.code(), invalid.to_string())
+        }
+        // Sent and not answered: it may commit.
+        (other, Operation::Command) if unknown => {
+            HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
+        }
+        (other, Operation::Command | Operation::Query) => {
+            HandlerError::new(ErrorCode::NoQuorum, other.to_string())
+        }
     }
 }
 
@@ -359,6 +359,25 @@ mod tests {
         assert!(worth_trying_again(Operation::Command, &moved));
         let full = HandlerError::new(ErrorCode::NoSpace, "");
         assert!(!worth_trying_again(Operation::Command, &full));
+    }
+
+    /// A command that reached the leader, whose answer did not come back, may have been proposed:
+    /// whoever passed it on must neither send it again nor say that nothing happened.
+    #[test]
+    fn lost_answer_of_the_leader_leaves_a_command_unknown() {
+        let peer: NodeId = "leader".parse().unwrap();
+        let lost = || RequestError::PeerLost { peer: peer.clone() };
+        let late = || RequestError::Timeout { peer: peer.clone(), after: Duration::from_secs(1) };
+        for error in [lost(), late()] {
+            let told = failed(Operation::Command, error);
+            assert_eq!(told.code.effect(), Effect::Unknown, "{told:?}");
+            assert!(!worth_trying_again(Operation::Command, &told), "{told:?}");
+        }
+        let told = failed(Operation::Query, lost());
+        assert!(worth_trying_again(Operation::Query, &told), "a query changes nothing");
+        let unsent = failed(Operation::Command, RequestError::NotConnected { peer });
+        assert_eq!(unsent.code.effect(), Effect::None);
+        assert!(worth_trying_again(Operation::Command, &unsent), "nothing was sent");
     }
 
     /// Whatever a peer answers, it is an answer or it is not; nothing panics.

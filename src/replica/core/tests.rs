@@ -339,6 +339,61 @@ fn failed_sync_is_final() {
     assert_eq!(cores.filter(leads).count(), 1, "the others go on");
 }
 
+/// A write that failed was not done: nothing that waits for it may be answered or sent, not even in
+/// the same turn.
+#[test]
+fn failed_write_is_not_answered_as_done() {
+    let (mut cluster, only) = Cluster::elected(1);
+    cluster.at(only).disk.fail(DiskOperation::Sync, 0, Fault::Broken);
+    cluster.propose(only, "one", 1);
+    cluster.talk();
+    assert!(matches!(cluster.answer(only, 1), Some(Err(ReplicaError::Io { .. }))));
+
+    let (mut cluster, leader) = Cluster::elected(3);
+    let follower = leader % 3 + 1;
+    cluster.at(follower).disk.fail(DiskOperation::Sync, 0, Fault::Broken);
+    cluster.propose(leader, "one", 1);
+    let now = cluster.now;
+    cluster.at(leader).turn(now);
+    for (to, frame) in std::mem::take(&mut cluster.at(leader).frames) {
+        cluster.at(to).core.handle_frame(leader, &frame).unwrap();
+    }
+    cluster.at(follower).turn(now);
+    assert!(cluster.at(follower).frames.is_empty(), "acknowledged what is not on its disk");
+}
+
+/// The quorum may be faster than the leader's own disk. A read then waits until the leader has
+/// applied what was acknowledged elsewhere.
+#[test]
+fn confirmed_read_waits_until_its_index_is_applied() {
+    let (mut cluster, leader) = Cluster::elected(3);
+    let now = cluster.now;
+    cluster.propose(leader, "one", 1);
+    cluster.at(leader).core.turn(now);
+    let mut done = Vec::new();
+    for round in 0..4 {
+        for (to, frame) in cluster.at(leader).core.take_frames() {
+            let follower = cluster.at(to);
+            follower.core.handle_frame(leader, &frame).unwrap();
+            follower.turn(now);
+            for (_, answer) in std::mem::take(&mut follower.frames) {
+                cluster.at(leader).core.handle_frame(to, &answer).unwrap();
+            }
+        }
+        if round == 1 {
+            cluster.read(leader, 2);
+        }
+        cluster.at(leader).core.turn(now);
+        done.extend(cluster.at(leader).core.take_done());
+    }
+    let status = cluster.at(leader).core.status();
+    assert!(status.commit > status.applied, "the quorum is not ahead of the disk: {status:?}");
+    assert_eq!(done, [], "answered before it was applied");
+    cluster.talk();
+    let read = cluster.answer(leader, 2).unwrap();
+    assert!(matches!(value(&read), Response::Value { value, .. } if value == "one"), "{read:?}");
+}
+
 /// A follower that was away catches up while the others go on, and the status shows it.
 #[test]
 fn follower_that_was_away_is_repaired_and_reported() {
