@@ -216,7 +216,7 @@ impl Builder {
             shared.with(|core, now| core.connect(now, seed));
         }
         runtime.spawn(Driver::new(Arc::clone(&shared), transport, finish));
-        tracing::info!(%node, %incarnation, address = ?address.as_ref().map(ToString::to_string), "node started");
+        tracing::info!(%node, %incarnation, address = address.as_ref().map(tracing::field::display), "node started");
         let request_timeout = self.request_timeout;
         let handle = Handle {
             shared,

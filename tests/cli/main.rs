@@ -478,7 +478,7 @@ fn cluster_commands_without_a_cluster_say_how_to_start_one() {
                 exit: 1,
                 stdout: String::new(),
                 stderr: "error: there is no cluster in zmesh-cluster\n  \
-                    next: start one: zmesh cluster start\n"
+                    next: start one: zmesh cluster start, or say where it is: --dir DIR\n"
                     .to_owned(),
             }
         );
