@@ -1,4 +1,4 @@
-//! [shell] A cluster of real nodes inside a test, for programs that use this crate.
+//! Shell: A cluster of real nodes inside a test, for programs that use this crate.
 //!
 //! Every node has a runtime on a thread of its own, as it would have in its own process: so it can
 //! be killed at any point, in the middle of whatever it does, and nothing it had not yet done is
