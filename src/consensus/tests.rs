@@ -183,8 +183,12 @@ fn follower_is_active_until_an_election_timeout_without_a_word() {
     let leader = group.elect();
     let others: Vec<_> = (1..=3).filter(|raft_id| *raft_id != leader).collect();
     for _ in 0..100 {
+        // Between the tick and the answers to the heartbeats that it brings.
+        let soon = group.now + Options::default().tick_interval;
+        group.at(leader).consensus.tick(soon);
         assert_eq!(group.active(leader), others);
         group.pass(Duration::from_millis(50));
+        assert_eq!(group.active(leader), others);
     }
     group.cut_off = Some(others[0]);
     group.pass(Duration::from_secs(1));
