@@ -401,8 +401,7 @@ fn doubtful_configuration_passes_with_a_warning() {
     let run = check_file(b"", &["--id", "a", "--data-dir", "d", "--members", "a,b"]);
     assert_eq!((run.exit, run.stderr.as_str()), (0, ""));
     assert!(
-        run.stdout
-            .ends_with("warning: 2 members survive the loss of 0, no more than 1 would\n"),
+        run.stdout.ends_with("warning: 2 members survive the loss of 0, no more than 1 would\n"),
         "{}",
         run.stdout
     );
