@@ -91,6 +91,7 @@ impl Client {
         let there: Vec<_> = there.collect();
         let message = format!("{what}; joined within {:?}: {}", self.timeout, there.join(", "));
         Failure::new(Exit::Unreachable, message)
+            .next("see `zmesh peers` for names and labels; --timeout waits longer")
     }
 
     /// Says goodbye, so that nobody takes the command for a dead node.
@@ -194,7 +195,13 @@ impl From<RequestError> for Failure {
         let (code, effect) = (error.code(), error.effect());
         if let RequestError::Handler { peer, message, .. } = error {
             // The code goes before the message anyway.
-            return Self::coded(Exit::of(code, effect), code, format!("{peer}: {message}"));
+            let failure = Self::coded(Exit::of(code, effect), code, format!("{peer}: {message}"));
+            return match code == ErrorCode::NoHandler {
+                true => {
+                    failure.next("check the subject, or name a node that handles it: --to NAME")
+                }
+                false => failure,
+            };
         }
         Self::from_code(code, effect, &error)
     }

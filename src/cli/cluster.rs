@@ -201,7 +201,8 @@ async fn kill(args: &KillArgs, context: &Context) -> Result<(), Failure> {
         _ => args.target.clone(),
     };
     if !cluster.kill(&id).await? {
-        return Err(Failure::new(Exit::Refused, format!("node {id} does not run")));
+        return Err(Failure::new(Exit::Refused, format!("node {id} does not run"))
+            .next("start it: zmesh cluster start"));
     }
     match context.out.is_json() {
         true => context.out.json(&serde_json::json!({ "killed": id })),
@@ -214,7 +215,12 @@ async fn leader(cluster: &LocalCluster) -> Result<NodeId, Failure> {
     let statuses = look(cluster).await?;
     let leader = client::leader(&statuses).map(|(leader, _)| leader);
     leader.ok_or_else(|| {
-        Failure::new(Exit::Refused, "no node leads").next("see `zmesh cluster status`")
+        let all_stopped = cluster.nodes().iter().all(|node| node.pid().is_none());
+        let next = match all_stopped {
+            true => "no node runs: zmesh cluster start",
+            false => "look at them: zmesh cluster status",
+        };
+        Failure::new(Exit::Refused, "no node leads").next(next)
     })
 }
 
@@ -271,10 +277,14 @@ impl From<LocalError> for Failure {
         let (exit, next) = match &error {
             LocalError::Busy { .. } => (Exit::Refused, Some("try again when it is done")),
             LocalError::Config(_) | LocalError::Name(_) => (Exit::Usage, None),
-            LocalError::Exists { .. } | LocalError::NoNode { .. } => {
-                (Exit::Refused, Some("see `zmesh cluster status`"))
+            LocalError::Exists { .. } => {
+                (Exit::Refused, Some("choose another directory with --dir, or remove this one"))
             }
-            LocalError::Missing { .. } => (Exit::Refused, Some("start one: zmesh cluster start")),
+            LocalError::NoNode { .. } => (Exit::Refused, Some("see `zmesh cluster status`")),
+            LocalError::Missing { .. } => (
+                Exit::Refused,
+                Some("start one: zmesh cluster start, or say where it is: --dir DIR"),
+            ),
             LocalError::Silent { .. } | LocalError::Unkillable { .. } => (Exit::Unreachable, None),
             LocalError::State { .. } => (Exit::Corrupt, None),
             LocalError::Ended { .. }

@@ -8,14 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use zmesh::config::Preset;
 use zmesh::status::Follower;
 use zmesh::{Address, Clock, ErrorCode, Node, NodeId};
 
 use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, Plan};
-use super::{Context, client};
+use super::{Context, client, interrupted};
 use load::Load;
 use report::{Reporter, Summary, millis};
 
@@ -89,21 +88,10 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     // directory.
     tokio::select! {
         result = demonstrate(args, cluster, context) => result,
-        failure = interrupted() => Err(failure),
+        () = interrupted() => {
+            Err(Failure::new(Exit::Refused, "interrupted; the nodes were killed"))
+        }
     }
-}
-
-/// Waits for a signal that asks to stop.
-async fn interrupted() -> Failure {
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
-        return Failure::new(Exit::Refused, "cannot listen for signals");
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Failure::new(Exit::Refused, "interrupted; the nodes were killed")
 }
 
 async fn demonstrate(

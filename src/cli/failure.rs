@@ -90,6 +90,12 @@ impl Failure {
         Self { code: Some(code), ..Self::new(exit, message) }
     }
 
+    /// Adds what is known besides.
+    pub(crate) fn adding(mut self, text: &str) -> Self {
+        self.message = format!("{}; {text}", self.message);
+        self
+    }
+
     /// Adds what the user can do about it.
     pub(crate) fn next(mut self, step: impl Into<String>) -> Self {
         self.next = Some(step.into());

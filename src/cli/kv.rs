@@ -12,7 +12,10 @@ use zmesh::{Effect, ErrorCode};
 
 use super::client::Client;
 use super::failure::{Exit, Failure};
-use super::{Connect, Context, payload};
+use super::{Connect, Context, interrupted, payload};
+
+/// What to do when a write may have been done.
+const LOOK: &str = "look with `zmesh kv get` before you try again";
 
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
@@ -63,8 +66,9 @@ pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Fail
     match command {
         Command::Clear(args) => {
             let client = Client::connect(&args.connect).await?;
-            let written = kv(&client).clear(args.key.clone()).await;
-            let written = written.map_err(|error| write_failed(&error, client.timeout()));
+            let kv = kv(&client);
+            let write = kv.clear(args.key.clone());
+            let written = written(write, interrupted(), client.timeout()).await;
             client.close().await;
             print_written(&args.key, written?, context)
         }
@@ -72,8 +76,9 @@ pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Fail
         Command::Set(args) => {
             let value = value(&args.value)?;
             let client = Client::connect(&args.connect).await?;
-            let written = kv(&client).set(args.key.clone(), value).await;
-            let written = written.map_err(|error| write_failed(&error, client.timeout()));
+            let kv = kv(&client);
+            let write = kv.set(args.key.clone(), value);
+            let written = written(write, interrupted(), client.timeout()).await;
             client.close().await;
             print_written(&args.key, written?, context)
         }
@@ -101,6 +106,23 @@ async fn get(args: &GetArgs, context: &Context) -> Result<(), Failure> {
 /// The store, for the time that is left.
 fn kv(client: &Client) -> Kv {
     Kv::new(&client.node).timeout(client.time_left())
+}
+
+/// Waits for the end of a write. A signal ends the wait and not the write, so that it is said what
+/// is not known.
+async fn written(
+    write: impl Future<Output = Result<Written, Error>>,
+    interrupted: impl Future<Output = ()>,
+    within: Duration,
+) -> Result<Written, Failure> {
+    tokio::select! {
+        biased;
+        written = write => written.map_err(|error| write_failed(&error, within)),
+        () = interrupted => {
+            Err(Failure::new(Exit::Unknown, "interrupted; the write may have been done, or be done yet")
+                .next(LOOK))
+        }
+    }
 }
 
 /// The value as given, or from standard input.
@@ -145,8 +167,8 @@ fn print_found(key: &str, found: &Found, context: &Context) -> Result<(), Failur
 fn write_failed(error: &Error, within: Duration) -> Failure {
     let failure = failed(error, error.effect(), within);
     match error.effect() {
-        Effect::None => failure,
-        Effect::Unknown => failure.next("look with `zmesh kv get` before you try again"),
+        Effect::None => failure.adding("nothing was written"),
+        Effect::Unknown => failure.next(LOOK),
     }
 }
 
@@ -169,4 +191,21 @@ fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
         return failure.next("see `zmesh status --all`: more than half of the members must be up");
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    /// Ctrl-C must not leave anybody in the belief that nothing was written.
+    #[tokio::test]
+    async fn interrupted_write_has_an_unknown_outcome() {
+        let within = Duration::from_secs(5);
+        let failure = written(pending(), ready(()), within).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::Unknown);
+        let done = written(ready(Err(Error::NoReplica)), ready(()), within).await.unwrap_err();
+        assert_eq!(done.exit(), Exit::Unreachable, "an answer that is there counts");
+    }
 }

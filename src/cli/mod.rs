@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anstream::ColorChoice;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use tokio::signal::unix::{SignalKind, signal};
 use zmesh::Address;
 use zmesh::config::{LogFormat, LogSettings, Period};
 
@@ -255,6 +256,18 @@ fn wait(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failur
             let message = format!("cannot start the runtime: {error}");
             Err(Failure::new(Exit::Refused, message).next("raise the limit of open files"))
         }
+    }
+}
+
+/// Waits for a signal that asks to stop, SIGINT or SIGTERM; for ever if signals cannot be heard.
+async fn interrupted() {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
 }
 

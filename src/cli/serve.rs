@@ -139,7 +139,7 @@ fn not_started(error: &StartError) -> Failure {
     } else if reason.contains("denied") {
         failure.next("ports below 1024 need privileges: choose another with --bind")
     } else {
-        failure
+        failure.next("listen on an address of this machine: choose one with --bind")
     }
 }
 

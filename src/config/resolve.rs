@@ -322,7 +322,7 @@ impl Resolver {
         }
         if members.len().is_multiple_of(2) {
             self.warnings.push(format!(
-                "{} members survive the loss of {}, no more than {} members would",
+                "{} members survive the loss of {}, no more than {} would",
                 members.len(),
                 (members.len() - 1) / 2,
                 members.len() - 1,

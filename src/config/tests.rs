@@ -177,7 +177,7 @@ fn doubtful_values_are_allowed_with_a_warning() {
     let members = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nmembers = [\"a\", \"b\"]";
     assert_eq!(
         resolve(members).unwrap().warnings,
-        ["2 members survive the loss of 0, no more than 1 members would"]
+        ["2 members survive the loss of 0, no more than 1 would"]
     );
 }
 

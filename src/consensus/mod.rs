@@ -51,6 +51,10 @@ pub struct Consensus<L: Log> {
     /// Raft ids outside the membership that the owner vouches for.
     admitted: BTreeSet<u64>,
     ticked: Time,
+    /// Ticks since the start.
+    ticks: usize,
+    /// The tick in which each replica was heard last, by raft id.
+    heard: BTreeMap<u64, usize>,
     /// What the present election timeout was drawn for.
     drawn_for: (u64, StateRole, u64),
     election_ticks: usize,
@@ -165,6 +169,8 @@ impl<L: Log> Consensus<L> {
             membership,
             admitted: BTreeSet::new(),
             ticked: setup.now,
+            ticks: 0,
+            heard: BTreeMap::new(),
             drawn_for: (0, StateRole::Follower, 0),
             read_rounds: 0,
             newest: 0,
@@ -427,10 +433,13 @@ impl<L: Log> Consensus<L> {
         if self.role() != Role::Leader {
             return Vec::new();
         }
-        progress::followers(self.raft_id, self.node.raft.prs(), self.last_index())
+        let oldest = self.ticks.saturating_sub(self.options.election_ticks_min());
+        let active = |raft_id| self.heard.get(&raft_id).is_some_and(|tick| *tick >= oldest);
+        progress::followers(self.raft_id, self.node.raft.prs(), self.last_index(), active)
     }
 
     fn tick_once(&mut self) {
+        self.ticks += 1;
         let log = &self.node.raft.raft_log;
         if self.role() != Role::Leader && log.persisted < log.last_index() {
             // A replica whose own disk is behind must not win: the crate counts on that.
@@ -485,6 +494,7 @@ impl<L: Log> Consensus<L> {
         }
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
         for message in wire::decode(frame, expected)? {
+            self.heard.insert(from, self.ticks);
             door::check(&self.node.raft, &message)?;
             let behind = self.node.raft.raft_log.persisted < self.last_index();
             if behind && message.get_msg_type() == MessageType::MsgTimeoutNow {

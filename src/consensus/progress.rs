@@ -38,7 +38,15 @@ pub enum FollowerState {
 }
 
 /// Everybody but the leader itself, by raft id.
-pub(super) fn followers(leader: u64, tracker: &ProgressTracker, last: u64) -> Vec<Follower> {
+///
+/// `active` says who was heard of lately. The crate's own mark does not: the leader clears it with
+/// every check of the quorum, and a follower that is well is then without it until it answers.
+pub(super) fn followers(
+    leader: u64,
+    tracker: &ProgressTracker,
+    last: u64,
+    active: impl Fn(u64) -> bool,
+) -> Vec<Follower> {
     let others = tracker.iter().filter(|(raft_id, _)| **raft_id != leader);
     let mut followers: Vec<_> = others
         .map(|(&raft_id, progress)| Follower {
@@ -51,7 +59,7 @@ pub(super) fn followers(leader: u64, tracker: &ProgressTracker, last: u64) -> Ve
                 ProgressState::Replicate => FollowerState::Replicating,
                 ProgressState::Snapshot => FollowerState::Snapshot,
             },
-            active: progress.recent_active,
+            active: active(raft_id),
         })
         .collect();
     followers.sort_by_key(|follower| follower.raft_id);

@@ -128,6 +128,11 @@ impl Group {
         }
     }
 
+    fn active(&mut self, leader: u64) -> Vec<u64> {
+        let followers = self.at(leader).consensus.followers();
+        followers.iter().filter(|it| it.active).map(|it| it.raft_id).collect()
+    }
+
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
         while self.now < end {
@@ -168,6 +173,29 @@ fn leader_that_is_removed_steps_down_at_once() {
     group.at(next).consensus.propose(vec![Bytes::from_static(b"x")]).unwrap();
     group.talk();
     assert_eq!(group.at(next).applied.last().unwrap().data.as_ref(), b"x");
+}
+
+/// The crate forgets at every check of the quorum who was active. Somebody who looks right then
+/// must not be told that the whole cluster is silent.
+#[test]
+fn follower_is_active_until_an_election_timeout_without_a_word() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    let others: Vec<_> = (1..=3).filter(|raft_id| *raft_id != leader).collect();
+    for _ in 0..100 {
+        // Between the tick and the answers to the heartbeats that it brings.
+        let soon = group.now + Options::default().tick_interval;
+        group.at(leader).consensus.tick(soon);
+        assert_eq!(group.active(leader), others);
+        group.pass(Duration::from_millis(50));
+        assert_eq!(group.active(leader), others);
+    }
+    group.cut_off = Some(others[0]);
+    group.pass(Duration::from_secs(1));
+    assert_eq!(group.active(leader), others[1..]);
+    group.cut_off = None;
+    group.pass(Duration::from_secs(1));
+    assert_eq!(group.active(leader), others);
 }
 
 /// A change of several members passes through a joint membership and comes out of it by itself.

@@ -25,10 +25,10 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(200);
 
 /// A handle to the key-value store of the mesh. Clones are cheap.
 ///
-/// The node has to run a replica itself ([`local`](Self::local)) or be linked to at least one; the leader is preferred, but any replica
-/// passes operations on. What certainly had no effect is tried again until the timeout, so a change
-/// of leader is no error. A write whose outcome is unknown is never repeated: look at
-/// [`Error::effect`].
+/// The node has to run a replica itself ([`local`](Self::local)) or be linked to at least one; the
+/// leader is preferred, but any replica passes operations on. What certainly had no effect is tried
+/// again until the timeout (5 s unless [`timeout`](Self::timeout) is called), so a change of leader
+/// is no error. A write whose outcome is unknown is never repeated: look at [`Error::effect`].
 ///
 /// # Examples
 ///
@@ -100,8 +100,8 @@ impl Kv {
     /// Gives `key` a value, whether it had one or not. Returns once the write is on the disks of a
     /// quorum and applied.
     ///
-    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. Nodes whose payload limit
-    /// is lower take less.
+    /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. A node whose payload
+    /// limit is lower takes less.
     ///
     /// # Errors
     ///

@@ -141,8 +141,8 @@ impl Builder {
         self
     }
 
-    /// The most bytes of a payload, in both directions [default: 8 MiB; at most 1 GiB]. Larger: one message may
-    /// hold up a link for longer and costs more memory.
+    /// The most bytes of a payload, in both directions [default: 8 MiB; at most 1 GiB]. Larger: one
+    /// message may hold up a link for longer and costs more memory. The same on all nodes.
     pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
         self.payload_bytes_max = bytes;
         self
@@ -192,7 +192,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`StartError`]: nothing was started.
+    /// [`StartError`]: nothing was started. Outside a tokio runtime it is
+    /// [`NoRuntime`](StartError::NoRuntime).
     pub fn start(mut self) -> Result<Node, StartError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let node = NodeId::new(&self.id).map_err(|error| StartError::Options(error.to_string()))?;
@@ -216,7 +217,7 @@ impl Builder {
             shared.with(|core, now| core.connect(now, seed));
         }
         runtime.spawn(Driver::new(Arc::clone(&shared), transport, finish));
-        tracing::info!(%node, %incarnation, address = ?address.as_ref().map(ToString::to_string), "node started");
+        tracing::info!(%node, %incarnation, address = address.as_ref().map(tracing::field::display), "node started");
         let request_timeout = self.request_timeout;
         let handle = Handle {
             shared,

@@ -422,7 +422,9 @@ impl Node {
 
     // ---- the node itself -------------------------------------------------------------------
 
-    /// Events from now on. A subscriber that does not keep up is told how many it missed.
+    /// Events from now on: peers that join and leave, labels that change, links that are refused.
+    /// A subscriber that does not keep up is told how many it missed; start from
+    /// [`peers`](Self::peers) then.
     pub fn events(&self) -> Events {
         let receiver = self.handle.shared.events.subscribe();
         Events { receiver, ended: self.is_stopped() }

@@ -401,8 +401,7 @@ fn doubtful_configuration_passes_with_a_warning() {
     let run = check_file(b"", &["--id", "a", "--data-dir", "d", "--members", "a,b"]);
     assert_eq!((run.exit, run.stderr.as_str()), (0, ""));
     assert!(
-        run.stdout
-            .ends_with("warning: 2 members survive the loss of 0, no more than 1 members would\n"),
+        run.stdout.ends_with("warning: 2 members survive the loss of 0, no more than 1 would\n"),
         "{}",
         run.stdout
     );
@@ -478,7 +477,7 @@ fn cluster_commands_without_a_cluster_say_how_to_start_one() {
                 exit: 1,
                 stdout: String::new(),
                 stderr: "error: there is no cluster in zmesh-cluster\n  \
-                    next: start one: zmesh cluster start\n"
+                    next: start one: zmesh cluster start, or say where it is: --dir DIR\n"
                     .to_owned(),
             }
         );

@@ -160,7 +160,11 @@ fn requests_are_answered_or_say_why_not() {
     let all = run(&["request", "zmesh.echo", "7", "--all", ""]);
     assert_eq!(all, done("{\"node\":\"a\",\"reply\":7}\n"));
 
-    let nobody = failed(1, "error: NO_HANDLER: a: no handler for math.sum\n");
+    let nobody = failed(
+        1,
+        "error: NO_HANDLER: a: no handler for math.sum\n  \
+         next: check the subject, or name a node that handles it: --to NAME\n",
+    );
     assert_eq!(run(&["request", "math.sum", "[1]"]), nobody);
     let invalid = run(&["request", "zmesh.echo", "{a:1}"]);
     assert_eq!(invalid.exit, 2);
@@ -170,7 +174,8 @@ fn requests_are_answered_or_say_why_not() {
             .args(["request", "zmesh.echo", "--to", "b", "--timeout", "200ms"])
             .args(["--connect", "ipc://socket"]),
     );
-    let stderr = "error: node b is not in the mesh; joined within 200ms: a\n";
+    let stderr = "error: node b is not in the mesh; joined within 200ms: a\n  \
+        next: see `zmesh peers` for names and labels; --timeout waits longer\n";
     assert_eq!(absent, failed(3, stderr));
     let system = run(&["request", "_mesh.status"]);
     assert_eq!(system.exit, 1, "subjects of the system are not for users: {}", system.stderr);
