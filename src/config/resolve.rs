@@ -28,7 +28,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const LIMITS: LimitsConfig = LimitsConfig {
     payload_bytes_max: 8 << 20,
-    queue_messages_max: 1_000,
+    queue_messages_max: 10_000,
     queue_bytes_max: 64 << 20,
     peers_max: 4_096,
     in_flight_max: 65_536,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,10 @@ const INBOX_MAX: usize = 65_536;
 const FRAMES_MAX: usize = 4_096;
 /// Bytes of those frames; likewise.
 const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of operations that a replica holds for others, while it waits for a leader or for the
+/// leader's answer; more are refused.
+pub(super) const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a replica is made of.
 #[derive(Clone, Debug)]
@@ -144,10 +149,24 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     inbox: Mutex<Inbox>,
     pub(super) wake: Notify,
+    /// Bytes of the operations that were taken in for others and are not answered.
+    held_bytes: AtomicUsize,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) progress: Mutex<Phase>,
     /// Operations of its own that the replica answers with.
     pub(super) request_timeout: Duration,
+}
+
+/// An operation that was taken in, until it is dropped. See [`Shared::hold`].
+pub(super) struct Held {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// See [`Progress`].
@@ -181,6 +200,7 @@ impl Shared {
             clock,
             inbox: Mutex::default(),
             wake: Notify::new(),
+            held_bytes: AtomicUsize::new(0),
             leadership: watch::Sender::new(nobody),
             progress: Mutex::new(Phase::Forming(missing)),
             request_timeout: Duration::from_secs(5),
@@ -215,6 +235,14 @@ impl Shared {
         drop(inbox);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Takes an operation of `bytes` in, unless too much is held already.
+    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        let before = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Dropped where it is refused, which takes the bytes off again.
+        let held = Held { shared: Arc::clone(self), bytes };
+        (before == 0 || before + bytes <= HELD_BYTES_MAX).then_some(held)
     }
 
     /// Takes everything that has arrived.
@@ -511,5 +539,24 @@ async fn closed(shared: &Shared) {
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replica").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a leader operations wait, so they are limited in bytes; one alone always fits.
+    #[tokio::test]
+    async fn held_operations_are_limited_in_bytes_and_make_room_when_answered() {
+        let shared = Arc::new(Shared::new(Clock::start(), Vec::new()));
+        let first = shared.hold(HELD_BYTES_MAX + 1).expect("nothing else is held");
+        assert!(shared.hold(1).is_none(), "over the limit");
+        drop(first);
+        let half = shared.hold(HELD_BYTES_MAX / 2).expect("there is room again");
+        let other = shared.hold(HELD_BYTES_MAX / 2).expect("exactly the limit");
+        assert!(shared.hold(1).is_none(), "refused ones must not count");
+        drop((half, other));
+        assert!(shared.hold(1).is_some());
     }
 }

@@ -150,6 +150,8 @@ impl Service {
         let deadline =
             shared.clock.now() + left.saturating_sub((left / RETURN_SHARE).min(RETURN_MAX));
         let passing = Passing { name: self.name, operation: self.operation, node, shared };
+        let held = passing.shared.hold(call.payload.len());
+        let Some(_held) = held else { return Err(passing.refuse(&ReplicaError::ProposalsFull)) };
         match direct {
             true => {
                 let reply = passing.here(call.payload, deadline).await;

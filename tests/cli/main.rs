@@ -369,7 +369,7 @@ request_timeout = \"5s\" # default
 
 [limits]
 payload_max = \"8MiB\" # default
-queue_messages = 1000 # default
+queue_messages = 10000 # default
 queue_bytes = \"64MiB\" # default
 peers_max = 4096 # default
 in_flight_max = 65536 # default
