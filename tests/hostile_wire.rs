@@ -165,7 +165,7 @@ fn before_the_handshake(rng: &mut fastrand::Rng) -> Vec<(&'static str, Vec<u8>)>
     ];
     let whole = [greeting("NULL"), ready("DEALER", b"z")].concat();
     inputs.extend((0..whole.len()).step_by(7).map(|end| ("half a handshake", whole[..end].into())));
-    inputs.extend((0..200).map(|_| ("1 KiB of random bytes", random())));
+    inputs.extend((0..1_000).map(|_| ("1 KiB of random bytes", random())));
     inputs
 }
 
