@@ -359,8 +359,8 @@ impl<T> Core<T> {
             return;
         }
         // Before the peers leave: their requests are lost because we stop, not because they do.
-        for (request, waiting) in self.requests.drain() {
-            self.resolve(request, waiting, Err(RequestError::Stopped));
+        for (_, waiting) in self.requests.drain() {
+            self.resolve(waiting, Err(RequestError::Stopped));
         }
         let links: Vec<LinkId> = self.clients.keys().copied().collect();
         for link in links {
@@ -389,10 +389,10 @@ impl<T> Core<T> {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Time) {
-        while let Some((request, waiting)) = self.requests.poll_expired(now) {
+        while let Some((_, waiting)) = self.requests.poll_expired(now) {
             let after = waiting.timeout;
             let error = RequestError::Timeout { peer: waiting.peer.clone(), after };
-            self.resolve(request, waiting, Err(error));
+            self.resolve(waiting, Err(error));
         }
         if self.server.poll_timeout().is_some_and(|due| due <= now) {
             self.server.handle(now, server::Input::Timeout);

@@ -308,14 +308,6 @@ fn refusal(error: &ReplicaError, leader: Option<(NodeId, String)>) -> HandlerErr
     HandlerError::new(error.code(), message)
 }
 
-/// The leader that a `NOT_LEADER` names, and where it can be dialed.
-#[cfg(test)]
-fn leader_in(message: &str) -> Option<(NodeId, crate::transport::Address)> {
-    let (_, rest) = message.split_once("leader=")?;
-    let (leader, address) = rest.split_once(" address=")?;
-    Some((leader.parse().ok()?, address.parse().ok()?))
-}
-
 /// `index u64 | term u64 | level u8 | response`, little endian.
 fn encode(applied: &Applied) -> Bytes {
     let mut bytes = BytesMut::with_capacity(17 + applied.response.len());
@@ -338,6 +330,13 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<Applied> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The leader that a `NOT_LEADER` names, and where it can be dialed.
+    fn leader_in(message: &str) -> Option<(NodeId, crate::transport::Address)> {
+        let (_, rest) = message.split_once("leader=")?;
+        let (leader, address) = rest.split_once(" address=")?;
+        Some((leader.parse().ok()?, address.parse().ok()?))
+    }
 
     /// Clients of other languages read the leader out of the message.
     #[test]

@@ -165,7 +165,7 @@ impl<T> Core<T> {
             }),
             false => Ok(Reply { peer, format: envelope.format, payload: envelope.payload }),
         };
-        self.resolve(envelope.request, waiting, result);
+        self.resolve(waiting, result);
     }
 
     /// Any valid envelope of a joined peer is a sign of life.
@@ -176,12 +176,7 @@ impl<T> Core<T> {
         }
     }
 
-    pub(super) fn resolve(
-        &mut self,
-        _request: RequestId,
-        waiting: Waiting<T>,
-        result: Result<Reply, RequestError>,
-    ) {
+    pub(super) fn resolve(&mut self, waiting: Waiting<T>, result: Result<Reply, RequestError>) {
         self.peers.request_ended(&waiting.peer);
         self.outputs.push_back(Output::Resolve(waiting.ticket, result));
     }
@@ -315,7 +310,7 @@ impl<T> Core<T> {
         self.counters.dropped_not_connected += 1;
         if let Some(waiting) = self.requests.cancel(queued.request) {
             let error = RequestError::NotConnected { peer: waiting.peer.clone() };
-            self.resolve(queued.request, waiting, Err(error));
+            self.resolve(waiting, Err(error));
         }
     }
 }

@@ -310,10 +310,10 @@ impl<T> Core<T> {
 
     /// Requests in flight on a link that is gone fail at once: nobody will answer them.
     fn lose_requests(&mut self, route: Route) {
-        for (request, waiting) in self.requests.fail_route(route) {
+        for (_, waiting) in self.requests.fail_route(route) {
             self.counters.requests_lost += 1;
             let peer: NodeId = waiting.peer.clone();
-            self.resolve(request, waiting, Err(RequestError::PeerLost { peer }));
+            self.resolve(waiting, Err(RequestError::PeerLost { peer }));
         }
     }
 }
