@@ -85,6 +85,15 @@ impl Drop for Contexts {
     }
 }
 
+/// Ends the reports to the monitor of `socket`. To be called before the monitor is closed: libzmq's
+/// I/O thread reports with a call that waits while nobody is at the other end, for ever if nobody
+/// comes, and all connections of its context wait with it.
+pub(super) fn silence(socket: &::zmq::Socket) {
+    // The crate cannot ask for no monitor, but for one that is told of no event. Once the name is
+    // taken libzmq refuses the new one; by then the old one is gone.
+    let _ = socket.monitor("inproc://zmesh-no-monitor", 0);
+}
+
 /// What a monitor tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum MonitorEvent {

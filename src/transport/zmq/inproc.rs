@@ -55,11 +55,12 @@ pub(super) fn bind(name: &str, socket: &::zmq::Socket) -> ::zmq::Result<()> {
     Ok(())
 }
 
-/// Takes `name` from `socket` and tells who is connected to it.
+/// Takes `name` from `socket`, if it has it, and tells who is connected to it.
 pub(super) fn unbind(name: &str, socket: &::zmq::Socket) {
     let mut names = NAMES.lock();
     if let Err(error) = socket.unbind(&endpoint(name)) {
         tracing::debug!(%error, name, "inproc name was not bound");
+        return;
     }
     if let Some(entry) = names.by_name.get_mut(name) {
         entry.set(0);

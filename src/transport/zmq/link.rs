@@ -27,7 +27,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
-use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event};
+use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event, silence};
 use super::inproc;
 use super::options::{RECONNECT_MAX_MS, RECONNECT_MS, Role, configure};
 use super::readiness::{KeyWaker, Watched, again_if_interrupted};
@@ -287,31 +287,38 @@ impl Link {
             }
         };
         let text = |error: ::zmq::Error| error.to_string();
+        let watch = |socket| Watched::new(socket).map_err(|error| error.to_string());
         let dealer = context.socket(::zmq::DEALER).map_err(text)?;
         configure(&dealer, Role::Dialer(routing_id), options).map_err(text)?;
-        let monitor = match (&mut self.target, endpoint) {
-            (Target::Inproc(watch), _) => {
-                if !watch.connect(&dealer).map_err(text)? {
-                    return Ok(());
-                }
-                None
-            }
-            (Target::Fixed(_) | Target::Named { .. }, endpoint) => {
-                let monitor = contexts.monitor(&context, &dealer).map_err(text)?;
-                dealer.connect(&endpoint.unwrap_or_default()).map_err(text)?;
-                Some(Watched::new(monitor).map_err(|error| error.to_string())?)
+        let monitor = match &self.target {
+            Target::Inproc(_) => None,
+            Target::Fixed(_) | Target::Named { .. } => {
+                Some(watch(contexts.monitor(&context, &dealer).map_err(text)?)?)
             }
         };
-        self.connections = self.connections.wrapping_add(1);
-        // No event tells that an inproc connection stands: it does as soon as it is made.
-        self.phase = Phase::Connecting { handshaken: monitor.is_none() };
-        self.connection = Some(Connection {
-            dealer: Watched::new(dealer).map_err(|error| error.to_string())?,
+        // Whole before it connects: from then on it must end as a connection does.
+        let connection = Connection {
+            dealer: watch(dealer)?,
             monitor,
             monitor_seen: now(),
             ready_since: None,
             _lease: lease,
-        });
+        };
+        let dealer = connection.dealer.socket();
+        let connected = match &mut self.target {
+            Target::Inproc(watch) => watch.connect(dealer).map_err(text)?,
+            Target::Fixed(_) | Target::Named { .. } => {
+                dealer.connect(&endpoint.unwrap_or_default()).map_err(text)?;
+                true
+            }
+        };
+        if !connected {
+            return Ok(());
+        }
+        self.connections = self.connections.wrapping_add(1);
+        // No event tells that an inproc connection stands: it does as soon as it is made.
+        self.phase = Phase::Connecting { handshaken: connection.monitor.is_none() };
+        self.connection = Some(connection);
         self.full = false;
         self.arm();
         Ok(())
@@ -429,6 +436,14 @@ impl Link {
         let wait = first.saturating_mul(1 << self.failures.min(10)).min(longest);
         self.failures = self.failures.saturating_add(1);
         wait.mul_f64(0.5 + self.jitter.f64() / 2.0)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.monitor.is_some() {
+            silence(self.dealer.socket());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event};
+use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event, silence};
 use super::options::{Role, configure};
 use super::readiness::{Watched, again_if_interrupted};
 use super::receive::{Received, Receiver};
@@ -45,29 +45,41 @@ impl Listener {
         };
         let router = context.socket(::zmq::ROUTER).map_err(text)?;
         configure(&router, Role::Listener, options).map_err(text)?;
+        let watch = |socket| Watched::new(socket).map_err(|error| error.to_string());
         let monitor = match address {
-            Address::Inproc { name } => {
-                inproc::bind(name, &router).map_err(text)?;
-                None
-            }
+            Address::Inproc { .. } => None,
             Address::Ipc { .. } | Address::Tcp { .. } => {
-                let monitor = contexts.monitor(&context, &router).map_err(text)?;
-                router.bind(&endpoint(address)?).map_err(text)?;
-                Some(Watched::new(monitor).map_err(|error| error.to_string())?)
+                Some(watch(contexts.monitor(&context, &router).map_err(text)?)?)
             }
         };
-        let bound = router.get_last_endpoint().map_err(text)?;
-        let bound = bound.ok().and_then(|endpoint| endpoint.parse().ok());
-        let router = Watched::new(router).map_err(|error| error.to_string())?;
-        Ok(Self {
-            address: bound.unwrap_or_else(|| address.clone()),
-            router,
+        // Whole before it listens: from then on it must end as a listener does.
+        let mut listener = Self {
+            address: address.clone(),
+            router: watch(router)?,
             monitor,
             waker,
             scheduled: false,
             woken: true,
             _lease: lease,
-        })
+        };
+        listener.listen()?;
+        Ok(listener)
+    }
+
+    fn listen(&mut self) -> Result<(), String> {
+        let text = |error: ::zmq::Error| error.to_string();
+        let router = self.router.socket();
+        match &self.address {
+            Address::Inproc { name } => inproc::bind(name, router).map_err(text)?,
+            Address::Ipc { .. } | Address::Tcp { .. } => {
+                router.bind(&endpoint(&self.address)?).map_err(text)?;
+            }
+        }
+        let bound = router.get_last_endpoint().map_err(text)?;
+        if let Some(bound) = bound.ok().and_then(|endpoint| endpoint.parse().ok()) {
+            self.address = bound;
+        }
+        Ok(())
     }
 
     /// Where it listens, with the real port.
@@ -125,6 +137,9 @@ impl Drop for Listener {
     fn drop(&mut self) {
         if let Address::Inproc { name } = &self.address {
             inproc::unbind(name, self.router.socket());
+        }
+        if self.monitor.is_some() {
+            silence(self.router.socket());
         }
     }
 }

@@ -202,3 +202,46 @@ async fn sending_does_not_lose_the_wake_up_of_an_arrived_message() {
         assert!(matches!(next(one).await, Event::Message { .. }));
     }
 }
+
+/// libzmq's I/O thread reports what happens to a connection to whoever monitors it, and waits for
+/// ever when the other end is gone. All links and the listener of the node would stand still.
+#[tokio::test]
+async fn closing_a_link_while_its_connection_breaks_leaves_the_others_alive() {
+    // With few free processors the I/O thread is in the middle of its report more often.
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let burners: Vec<_> = (0..4).map(|_| burn(Arc::clone(&ended))).collect();
+    let mut dialer = ZmqTransport::new(Options::default());
+    for round in 1..=ROUNDS {
+        let (mut listener, address) = bound("tcp://127.0.0.1:0");
+        dialer.dial(LinkId(round), &address, routing_id(round)).unwrap();
+        assert_eq!(next(&mut dialer).await, Event::Ready { link: LinkId(round) });
+        dialer.send(Route::Upstream(LinkId(round)), &Bytes::new()).unwrap();
+        next(&mut listener).await;
+        drop(listener);
+        assert_eq!(next(&mut dialer).await, Event::NotReady { link: LinkId(round) });
+        dialer.hang_up(LinkId(round));
+    }
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    burners.into_iter().for_each(|burner| burner.join().unwrap());
+}
+
+/// Connections that are lost, so many that a report is cut off in some of them.
+const ROUNDS: u64 = 300;
+
+fn burn(ended: Arc<std::sync::atomic::AtomicBool>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    })
+}
+
+/// A name that is refused to a second listener stays the first one's.
+#[tokio::test]
+async fn refused_inproc_name_stays_with_its_owner() {
+    let (_owner, address) = bound("inproc://owned");
+    ZmqTransport::new(Options::default()).bind(&address).unwrap_err();
+    let mut dialer = ZmqTransport::new(Options::default());
+    dialer.dial(LinkId(1), &address, routing_id(1)).unwrap();
+    assert_eq!(next(&mut dialer).await, Event::Ready { link: LinkId(1) });
+}
