@@ -106,7 +106,7 @@ async fn dead_server_is_noticed_at_once() {
     let corpse = server.kill();
     let gone = ("server".to_owned(), Direction::Upstream, LeaveReason::ConnectionLost);
     assert_eq!(left(&mut events).await, gone);
-    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
     let lost = RequestError::PeerLost { peer: corpse.id().clone() };
     assert_eq!(soon(asked).await.unwrap(), Err(lost));
     let error = soon(corpse.request::<_, ()>("client", "x", &())).await.unwrap_err();
