@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::alarms::Alarms;
 use super::error::ReplicaError;
-use super::machine::Machine;
+use super::machine::{Effects, Machine};
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
@@ -23,6 +24,8 @@ use crate::consensus::{self, Consensus, Log, Persist, ProposeError, Refusal, Rol
 use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
+
+mod reads;
 
 /// Entries applied in one turn before whatever else waits has its turn; a little more if they are
 /// small.
@@ -50,7 +53,14 @@ pub struct Core<M, T, L: Log = SharedLog> {
     rounds: BTreeMap<u64, Vec<Operation<T>>>,
     /// Confirmed, waiting until this index is applied.
     confirmed: BTreeMap<u64, Vec<Operation<T>>>,
+    /// Waiting for something to happen; answered by any replica.
+    pending: Vec<Operation<T>>,
+    /// The index after which `pending` was looked at last.
+    pending_seen: u64,
+    /// Reads in all four of these.
     read_count: usize,
+    alarms: Alarms,
+    effects: Effects,
     /// No accepted operation has an earlier deadline.
     expiry: Option<Time>,
     persists: VecDeque<Persist>,
@@ -141,7 +151,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             reads: Vec::new(),
             rounds: BTreeMap::new(),
             confirmed: BTreeMap::new(),
+            pending: Vec::new(),
+            pending_seen: Bootstrap::INDEX,
             read_count: 0,
+            alarms: Alarms::default(),
+            effects: Effects::default(),
             expiry: None,
             persists: VecDeque::new(),
             to_apply: VecDeque::new(),
@@ -167,31 +181,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.command_bytes += size;
         self.expire_at(deadline);
         self.queued.push(Operation { bytes: command, size, deadline, ticket });
-    }
-
-    /// Accepts a query that must see every write acknowledged before now, or answers why not.
-    ///
-    /// At the deadline the answer is [`ReplicaError::NoQuorum`].
-    pub fn read(&mut self, query: Bytes, deadline: Time, ticket: T) {
-        let refusal = match self.leads() {
-            Err(error) => Some(error),
-            Ok(()) if self.read_count >= self.options.reads_max => {
-                Some(ReplicaError::ProposalsFull)
-            }
-            Ok(()) => None,
-        };
-        if let Some(error) = refusal {
-            return self.answer(ticket, Err(error));
-        }
-        self.read_count += 1;
-        self.expire_at(deadline);
-        self.reads.push(Operation { size: query.len(), bytes: query, deadline, ticket });
-    }
-
-    /// Answers a query from whatever has been applied here, however old that is; the index says
-    /// how far it reaches.
-    pub fn read_stale(&self, query: &Bytes) -> (u64, Bytes) {
-        (self.applied, self.machine.query(query))
     }
 
     /// Takes a frame from the authenticated link of the replica `from`.
@@ -255,8 +244,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         }
         self.observe();
+        self.propose_alarms();
         self.propose_queued();
         self.drain();
+        self.answer_pending();
         self.expire();
         self.observe_followers();
     }
@@ -269,7 +260,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.has_more {
             return Some(self.now);
         }
-        crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry)
+        let due = crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry);
+        crate::timer::earliest(due, self.alarms.poll_timeout())
     }
 
     /// Whether the last turn has left work undone, so that a driver lets others run and comes back.
@@ -287,6 +279,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             *barrier = barrier.filter(|barrier| *barrier > number);
         }
         self.drain();
+        self.answer_pending();
     }
 
     /// Stops for good: a write or sync failed, so nothing that was waiting may be promised.
@@ -301,6 +294,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         waiting.extend(std::mem::take(&mut self.proposed).into_values());
         waiting.extend(self.take_unconfirmed_reads());
         waiting.extend(std::mem::take(&mut self.confirmed).into_values().flatten());
+        waiting.append(&mut self.pending);
+        self.alarms.follow();
         (self.command_bytes, self.read_count, self.expiry) = (0, 0, None);
         for operation in waiting {
             self.answer(operation.ticket, Err(ReplicaError::Io { reason: reason.clone() }));
@@ -428,14 +423,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.repair = Repair::default();
             self.repair_matched.clear();
         }
+        if event.role != Role::Leader {
+            self.alarms.follow();
+        } else if !led || event.term != self.seen.term {
+            // What it has not applied yet changes its alarms when it is applied.
+            self.alarms.lead(self.now, self.machine.alarms());
+        }
         self.seen = event.clone();
         self.events.push(event);
-    }
-
-    fn take_unconfirmed_reads(&mut self) -> Vec<Operation<T>> {
-        let mut reads: Vec<_> = std::mem::take(&mut self.rounds).into_values().flatten().collect();
-        reads.append(&mut self.reads);
-        reads
     }
 
     fn propose_queued(&mut self) {
@@ -462,6 +457,16 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                     };
                     self.answer(operation.ticket, Err(error));
                 }
+            }
+        }
+    }
+
+    /// Proposes what time calls for. Nobody waits for it; what is lost is proposed again.
+    fn propose_alarms(&mut self) {
+        while let Some(command) = self.alarms.poll(self.now) {
+            if self.may_propose(&command).is_ok() {
+                // A refusal is as good as a loss.
+                let _ = self.consensus.propose(vec![command]);
             }
         }
     }
@@ -501,15 +506,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
     }
 
-    fn begin_round(&mut self) {
-        if self.reads.is_empty() {
-            return;
-        }
-        if let Some(round) = self.consensus.begin_read() {
-            self.rounds.insert(round, std::mem::take(&mut self.reads));
-        }
-    }
-
     /// Applies what is committed and waits for no write; returns whether there was anything.
     fn apply(&mut self) -> bool {
         let before = self.applied;
@@ -533,8 +529,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
             // A new leader's first entry has no command.
             wal::EntryKind::Normal if entry.data.is_empty() => Bytes::new(),
-            wal::EntryKind::Normal => self.machine.apply(entry.index, &entry.data),
+            wal::EntryKind::Normal => {
+                self.machine.apply(entry.index, &entry.data, &mut self.effects)
+            }
         };
+        self.alarms.take(self.now, &mut self.effects);
         while let Some(waiting) = self.proposed.first_entry() {
             let (index, term) = *waiting.key();
             if index > entry.index {
@@ -549,20 +548,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 Err(ReplicaError::NotLeader { leader: self.leader() })
             };
             self.answer(operation.ticket, result);
-        }
-    }
-
-    fn answer_reads(&mut self) {
-        while let Some(waiting) = self.confirmed.first_entry() {
-            if *waiting.key() > self.applied {
-                break;
-            }
-            for operation in waiting.remove() {
-                self.read_count -= 1;
-                let response = self.machine.query(&operation.bytes);
-                let (index, term) = (self.applied, self.consensus.term());
-                self.answer(operation.ticket, Ok(Applied { index, term, response }));
-            }
         }
     }
 
@@ -597,7 +582,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.read_count -= 1;
             self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
         }
-        let rest = self.proposed.values().chain(&self.reads);
+        for operation in self.pending.extract_if(.., due).collect::<Vec<_>>() {
+            self.read_count -= 1;
+            let response = self.machine.query(&operation.bytes);
+            self.answer_query(operation.ticket, response);
+        }
+        let rest = self.proposed.values().chain(&self.reads).chain(&self.pending);
         let rest = rest.chain(self.rounds.values().flatten());
         let rest = rest.chain(self.confirmed.values().flatten());
         self.expiry = rest.map(|operation| operation.deadline).min();

@@ -173,6 +173,7 @@ impl<M: Machine> Driver<M> {
                     drop(reply.send(Ok(Applied { index, term, response })));
                 }
                 Input::Status { reply } => drop(reply.send(Box::new(self.core.status()))),
+                Input::Wait { query, deadline, reply } => self.core.wait(query, deadline, reply),
             }
         }
         self.inputs = inputs;

@@ -142,6 +142,7 @@ pub(super) enum Input {
     Read { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     ReadStale { query: Bytes, reply: oneshot::Sender<Reply> },
     Status { reply: oneshot::Sender<Box<Status>> },
+    Wait { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
 }
 
 /// What the handle, the handlers and the driver share.
@@ -225,7 +226,10 @@ impl Shared {
             }
             // An overrun replica must still be able to say so.
             Input::Status { .. } => {}
-            Input::Propose { .. } | Input::Read { .. } | Input::ReadStale { .. } => {
+            Input::Propose { .. }
+            | Input::Read { .. }
+            | Input::ReadStale { .. }
+            | Input::Wait { .. } => {
                 if inbox.inputs.len() >= INBOX_MAX {
                     return Err(ReplicaError::ProposalsFull);
                 }
@@ -285,7 +289,8 @@ impl Shared {
             match input {
                 Input::Propose { reply, .. }
                 | Input::Read { reply, .. }
-                | Input::ReadStale { reply, .. } => drop(reply.send(Err(ReplicaError::Stopped))),
+                | Input::ReadStale { reply, .. }
+                | Input::Wait { reply, .. } => drop(reply.send(Err(ReplicaError::Stopped))),
                 Input::Frame { .. } | Input::Status { .. } => {}
             }
         }
@@ -445,6 +450,18 @@ impl Replica {
     /// [`ReplicaError`] if the replica has stopped.
     pub async fn read_stale(&self, query: Bytes) -> Result<Applied, ReplicaError> {
         let input = |reply| Input::ReadStale { query, reply };
+        self.handle.shared.operate(input).await
+    }
+
+    /// Answers a query as soon as what it waits for has been applied here, or at the end of
+    /// `timeout` from what has been applied by then. This replica need not lead.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`] if the replica has stopped, or too many wait.
+    pub async fn wait(&self, query: Bytes, timeout: Duration) -> Reply {
+        let deadline = self.handle.shared.clock.now() + timeout;
+        let input = |reply| Input::Wait { query, deadline, reply };
         self.handle.shared.operate(input).await
     }
 

@@ -12,6 +12,7 @@
 //!
 //! [`settle`] is step 3 and 4 for a driver that writes in its own thread.
 
+mod alarms;
 mod core;
 mod driver;
 mod error;
@@ -26,7 +27,7 @@ mod store;
 pub use self::core::{Applied, Core, Done, Event, Reply};
 pub use error::ReplicaError;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
-pub use machine::{InvalidSnapshot, Machine};
+pub use machine::{Alarm, Effects, Image, InvalidSnapshot, Machine, image_bytes};
 pub use service::AckLevel;
 pub use setup::{Options, Setup};
 pub use status::{Repair, Status, Waiting};

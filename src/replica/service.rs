@@ -85,6 +85,11 @@ pub(crate) fn stale_subject(name: &str) -> String {
     format!("{}.stale", Operation::Query.subject(name))
 }
 
+/// The subject under which a replica answers a query when what it waits for has happened.
+pub(crate) fn wait_subject(name: &str) -> String {
+    format!("{}.wait", Operation::Query.subject(name))
+}
+
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
 ///
 /// # Errors
@@ -101,6 +106,8 @@ pub(super) fn register(
     on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
     let weak = replica.clone();
     on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
+    let weak = replica.clone();
+    on(&wait_subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
     for operation in [Operation::Command, Operation::Query] {
         for direct in [false, true] {
             let subject = operation.subject(name) + if direct { ".direct" } else { "" };
@@ -126,6 +133,15 @@ async fn query_stale(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerE
     let shared = shared.upgrade().ok_or_else(gone)?;
     let query = call.payload;
     let reply = shared.operate(|reply| Input::ReadStale { query, reply }).await;
+    reply.map(|applied| encode(&applied)).map_err(|error| refusal(&error, None))
+}
+
+async fn query_wait(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerError> {
+    let shared = shared.upgrade().ok_or_else(gone)?;
+    let left = call.peer.time_left().unwrap_or(shared.request_timeout);
+    let deadline = shared.clock.now() + left.saturating_sub((left / RETURN_SHARE).min(RETURN_MAX));
+    let query = call.payload;
+    let reply = shared.operate(|reply| Input::Wait { query, deadline, reply }).await;
     reply.map(|applied| encode(&applied)).map_err(|error| refusal(&error, None))
 }
 

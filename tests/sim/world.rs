@@ -9,7 +9,7 @@ use bytes::Bytes;
 use zmesh::consensus::membership::{Bootstrap, Change, Member};
 use zmesh::consensus::{Log, Role};
 use zmesh::kv::{Command, KvMachine, Query};
-use zmesh::replica::{Core, Machine, Options, Setup, Store};
+use zmesh::replica::{Core, Machine, Options, Setup, Store, image_bytes};
 use zmesh::wal::{self, Disk, Fault, Keep, MemoryDisk, Operation};
 use zmesh::{Incarnation, Time};
 
@@ -567,7 +567,7 @@ impl World {
     fn same_state(&self) -> Checked {
         let mut states = BTreeMap::new();
         for running in self.nodes.iter().filter_map(|node| node.running.as_ref()) {
-            let snapshot = running.core.machine().snapshot();
+            let snapshot = image_bytes(running.core.machine().snapshot());
             let state = states.entry(running.core.applied()).or_insert_with(|| snapshot.clone());
             check(*state == snapshot, || "equal logs led to different states".into())?;
         }
