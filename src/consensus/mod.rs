@@ -16,6 +16,7 @@ pub mod membership;
 mod options;
 mod progress;
 mod setup;
+mod snapshot;
 mod storage;
 pub mod wire;
 
@@ -23,13 +24,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raft::prelude::{ConfChangeV2, Entry, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{RawNode, SnapshotStatus, StateRole};
 use uuid::Uuid;
 
 pub use door::{Refusal, Refusals};
 pub use options::{InvalidOptions, Options};
 pub use progress::{Follower, FollowerState};
 pub use setup::{Setup, StartError};
+pub use snapshot::{Offer, Snapshot};
 pub use storage::{Log, LogError};
 
 use crate::id::Incarnation;
@@ -68,6 +70,10 @@ pub struct Consensus<L: Log> {
     /// Messages that wait for the write with this number, in order.
     held: VecDeque<(u64, Vec<Message>)>,
     outbox: BTreeMap<u64, Vec<Message>>,
+    /// The newest snapshot that this replica was told to continue from.
+    offer: Option<Offer>,
+    /// Followers that were offered a snapshot.
+    offered: Vec<(u64, Snapshot)>,
     refusals: Refusals,
     has_room: bool,
 }
@@ -139,22 +145,26 @@ impl<L: Log> Consensus<L> {
         if setup.raft_id == 0 {
             return Err(StartError::Inconsistent { what: "raft id 0" });
         }
+        let bootstrap = wal::Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
+        let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
         let (first, last) = (setup.log.first_index(), setup.log.last_index());
-        if first != Bootstrap::INDEX + 1
-            || setup.log.term(Bootstrap::INDEX) != Some(Bootstrap::TERM)
-        {
+        if first > start.index + 1 || setup.log.term(start.index) != Some(start.term) {
             return Err(StartError::Inconsistent {
-                what: "log does not begin after the bootstrap",
+                what: "log does not reach back to the snapshot or the bootstrap",
             });
         }
-        if setup.hard_state.term < Bootstrap::TERM || setup.hard_state.commit > last {
+        if setup.hard_state.term < start.term || setup.hard_state.commit > last {
             return Err(StartError::Inconsistent { what: "hard state does not fit the log" });
         }
-        let membership = Membership::new(&setup.bootstrap);
-        let commit = setup.hard_state.commit.max(Bootstrap::INDEX);
+        let membership = match &setup.snapshot {
+            Some(snapshot) => snapshot.membership.clone(),
+            None => Membership::new(&setup.bootstrap),
+        };
+        let commit = setup.hard_state.commit.max(start.index);
         let hard_state = wal::HardState { commit, ..setup.hard_state };
-        let window = Window::new(setup.log, hard_state, membership.conf_state().clone());
-        let config = setup::raft_config(setup.raft_id, &setup.options);
+        let mut window = Window::new(setup.log, hard_state, membership.conf_state().clone());
+        window.set_snapshot(setup.snapshot);
+        let config = setup::raft_config(setup.raft_id, start.index, &setup.options);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, window, &logger)
             .map_err(|error| StartError::Raft { reason: error.to_string() })?;
@@ -178,6 +188,8 @@ impl<L: Log> Consensus<L> {
             writing: VecDeque::new(),
             held: VecDeque::new(),
             outbox: BTreeMap::new(),
+            offer: None,
+            offered: Vec::new(),
             refusals: Refusals::default(),
             has_room: true,
         };
@@ -220,6 +232,19 @@ impl<L: Log> Consensus<L> {
             self.refusals.count(refusal);
         }
         result
+    }
+
+    /// Whether a replica may send anything here.
+    pub(crate) fn check_sender(&self, from: u64) -> Result<(), Refusal> {
+        if self.membership.contains(from) || self.admitted.contains(&from) {
+            return Ok(());
+        }
+        Err(Refusal::NotMember { from })
+    }
+
+    /// Counts what the owner refused of what replicas say to each other beside the consensus.
+    pub(crate) fn count(&mut self, refusal: &Refusal) {
+        self.refusals.count(refusal);
     }
 
     /// Proposes entries, all in one message; returns the index of the first and their term.
@@ -287,6 +312,90 @@ impl<L: Log> Consensus<L> {
     pub fn unreachable(&mut self, raft_id: u64) {
         self.node.report_unreachable(raft_id);
         self.after_call();
+    }
+
+    /// Names the newest snapshot on this replica's disk, which followers are offered that need more
+    /// than the log has.
+    pub fn set_snapshot(&mut self, snapshot: Option<Snapshot>) {
+        self.node.mut_store().set_snapshot(snapshot);
+    }
+
+    /// Whether a follower was found that needs a snapshot of the present, with the present members,
+    /// since this was asked last.
+    pub fn take_snapshot_wanted(&mut self) -> bool {
+        self.node.store().take_snapshot_wanted()
+    }
+
+    /// Followers that were offered a snapshot. They are sent nothing more, until
+    /// [`Self::report_snapshot`] says how it ended, which the owner has to call for each.
+    pub fn take_offered(&mut self) -> Vec<(u64, Snapshot)> {
+        std::mem::take(&mut self.offered)
+    }
+
+    /// Says whether a follower has got the snapshot that it was offered.
+    pub fn report_snapshot(&mut self, raft_id: u64, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(raft_id, status);
+        self.after_call();
+    }
+
+    /// The newest snapshot that a leader told this replica to continue from. Its body has to be on
+    /// disk before it is [installed](Self::install).
+    pub fn take_offer(&mut self) -> Option<Offer> {
+        self.offer.take()
+    }
+
+    /// Whether [`Self::install`] may be called: every write is confirmed.
+    pub fn is_settled(&self) -> bool {
+        self.writing.is_empty()
+    }
+
+    /// Continues from a snapshot whose body is on disk, if that is still called for; returns
+    /// whether it was.
+    ///
+    /// All of it happens in this call, since the crate must not be asked anything in between: a
+    /// campaign that begins before the snapshot is applied would be fatal. `write` makes the log
+    /// begin after the snapshot and stores the hard state, durably.
+    ///
+    /// # Errors
+    ///
+    /// That of `write`. This replica must stop then.
+    ///
+    /// # Panics
+    ///
+    /// If a write is not confirmed: see [`Self::is_settled`].
+    pub fn install<E>(
+        &mut self,
+        offer: Offer,
+        write: impl FnOnce(wal::HardState) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        assert!(self.is_settled(), "a snapshot is installed when nothing else is being written");
+        let Offer { snapshot, message, .. } = offer;
+        if door::check(&self.node.raft, &message).is_err() {
+            return Ok(false);
+        }
+        let _ = self.node.step(message);
+        self.after_call();
+        if self.node.snap().is_none() {
+            return Ok(false);
+        }
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        let (now, later) = (ready.take_messages(), ready.take_persisted_messages());
+        let (term, vote) = (self.node.raft.term, self.node.raft.vote);
+        write(wal::HardState { term, vote, commit: snapshot.point.index })?;
+        self.durable = (term, vote);
+        self.node.mut_store().reset();
+        self.node.advance_append_async(ready);
+        self.newest = number;
+        self.membership = snapshot.membership.clone();
+        self.post(now);
+        self.held.push_back((number, later));
+        self.release();
+        self.node.advance_apply_to(snapshot.point.index);
+        self.set_snapshot(Some(snapshot));
+        self.after_call();
+        Ok(true)
     }
 
     /// Accepts a replica that is not a member as far as has been applied here. A replica that lags
@@ -489,9 +598,7 @@ impl<L: Log> Consensus<L> {
     }
 
     fn step_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
-        if !self.membership.contains(from) && !self.admitted.contains(&from) {
-            return Err(Refusal::NotMember { from });
-        }
+        self.check_sender(from)?;
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
         for message in wire::decode(frame, expected)? {
             self.heard.insert(from, self.ticks);
@@ -507,11 +614,27 @@ impl<L: Log> Consensus<L> {
             if !self.has_room && message.get_entries().iter().any(content) {
                 continue;
             }
+            if message.get_msg_type() == MessageType::MsgSnapshot && self.keep_offer(&message) {
+                continue;
+            }
             // What the crate refuses here is from a replica whose progress it does not follow.
             let _ = self.node.step(message);
             self.after_call();
         }
         Ok(())
+    }
+
+    /// Keeps a snapshot that is offered until its body is there. One that brings nothing new is left
+    /// to the crate, which answers it.
+    fn keep_offer(&mut self, message: &Message) -> bool {
+        let Some(snapshot) = Snapshot::from_raft(message.get_snapshot()) else { return false };
+        let wal::Point { index, term } = snapshot.point;
+        let log = &self.node.raft.raft_log;
+        if index <= log.committed || log.match_term(index, term) {
+            return false;
+        }
+        self.offer = Some(Offer { from: message.from, snapshot, message: message.clone() });
+        true
     }
 
     fn propose_entries(&mut self, entries: Vec<Entry>) -> Result<(u64, u64), ProposeError> {
@@ -564,6 +687,10 @@ impl<L: Log> Consensus<L> {
 
     fn post(&mut self, messages: Vec<Message>) {
         for message in messages {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                let snapshot = Snapshot::from_raft(message.get_snapshot());
+                self.offered.extend(snapshot.map(|snapshot| (message.to, snapshot)));
+            }
             self.outbox.entry(message.to).or_default().push(message);
         }
     }

@@ -19,13 +19,16 @@ use super::machine::{Effects, Machine};
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
+use super::transfer::Frame;
 use crate::consensus::membership::{Bootstrap, Change};
 use crate::consensus::{self, Consensus, Log, Persist, ProposeError, Refusal, Role, StartError};
 use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
+use snapshots::Snapshots;
 
 mod reads;
+mod snapshots;
 
 /// Entries applied in one turn before whatever else waits has its turn; a little more if they are
 /// small.
@@ -38,6 +41,9 @@ pub struct Core<M, T, L: Log = SharedLog> {
     options: Options,
     now: Time,
     applied: u64,
+    /// The term of that entry.
+    applied_term: u64,
+    snapshots: Snapshots,
     has_room: bool,
     /// Whether committed entries are left for the next turn.
     has_more: bool,
@@ -131,18 +137,24 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             incarnation: setup.incarnation,
             bootstrap: setup.bootstrap,
             hard_state: setup.hard_state,
+            snapshot: setup.snapshot.clone(),
             log: setup.log,
             options: setup.options.consensus.clone(),
             rng: setup.rng,
             now: setup.now,
         })?;
+        let bootstrap = wal::Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
+        let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
+        let transfers = Self::new_transfers(&consensus, &setup.options);
         let seen = Event { role: Role::Follower, term: consensus.term(), leader: None };
         Ok(Self {
             consensus,
             machine: setup.machine,
             options: setup.options,
             now: setup.now,
-            applied: Bootstrap::INDEX,
+            applied: start.index,
+            applied_term: start.term,
+            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshot),
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -152,7 +164,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             rounds: BTreeMap::new(),
             confirmed: BTreeMap::new(),
             pending: Vec::new(),
-            pending_seen: Bootstrap::INDEX,
+            pending_seen: start.index,
             read_count: 0,
             alarms: Alarms::default(),
             effects: Effects::default(),
@@ -192,7 +204,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.failure.is_some() {
             return Ok(());
         }
-        self.consensus.handle_frame(from, frame)
+        if !Frame::is_one(frame) {
+            return self.consensus.handle_frame(from, frame);
+        }
+        let result = self.handle_transfer(from, frame);
+        if let Err(refusal) = &result {
+            self.consensus.count(refusal);
+        }
+        result
     }
 
     /// Says that what was sent to this replica was probably lost.
@@ -246,7 +265,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.observe();
         self.propose_alarms();
         self.propose_queued();
+        self.move_snapshots();
         self.drain();
+        self.take_snapshot();
         self.answer_pending();
         self.expire();
         self.observe_followers();
@@ -261,6 +282,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             return Some(self.now);
         }
         let due = crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry);
+        let due = crate::timer::earliest(due, self.snapshots.transfers.poll_timeout());
         crate::timer::earliest(due, self.alarms.poll_timeout())
     }
 
@@ -309,7 +331,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     /// Frames to send, each with the raft id of its receiver.
     pub fn take_frames(&mut self) -> Vec<(u64, Bytes)> {
-        if self.failure.is_some() { Vec::new() } else { self.consensus.take_frames() }
+        if self.failure.is_some() {
+            return Vec::new();
+        }
+        let mut frames = self.consensus.take_frames();
+        frames.append(&mut self.snapshots.transfers.take_frames());
+        frames
     }
 
     /// Answers, in the order in which they came about.
@@ -360,6 +387,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             members: self.consensus.membership().members().collect(),
             followers: self.consensus.followers(),
             repair: self.repair,
+            snapshots: self.snapshots.status(),
             waiting: Waiting {
                 proposals: self.queued.len() + self.proposed.len(),
                 bytes: self.command_bytes,
@@ -521,7 +549,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     fn apply_entry(&mut self, entry: &wal::Entry) {
         assert_eq!(entry.index, self.applied + 1, "committed entries come in order, each once");
-        self.applied = entry.index;
+        (self.applied, self.applied_term) = (entry.index, entry.term);
+        self.snapshots.applied(entry);
         let response = match entry.kind {
             wal::EntryKind::Membership => {
                 self.consensus.apply_membership(entry);

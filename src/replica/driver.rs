@@ -12,6 +12,7 @@ use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
 use super::machine::Machine;
 use super::service;
 use super::setup::{Options, Setup};
+use super::snapshot::JobDone;
 use super::store::{Store, settle};
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
@@ -27,14 +28,17 @@ pub(super) async fn run<M: Machine>(
     name: &'static str,
     mut options: Options,
     store: Store,
-    machine: M,
+    mut machine: M,
     shared: &Arc<Shared>,
 ) -> Result<(), Stopped> {
+    store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
         bootstrap: store.bootstrap().clone(),
+        snapshot: store.snapshot().cloned(),
+        older_snapshot: store.older_snapshot(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine,
@@ -55,11 +59,14 @@ pub(super) async fn run<M: Machine>(
         shared: Arc::clone(shared),
         inputs: Vec::new(),
         unwritten: None,
+        job: None,
         names: HashMap::new(),
         raft_ids: HashMap::new(),
     };
     driver.read_members();
-    driver.run().await
+    let ended = driver.run().await;
+    driver.end_job().await;
+    ended
 }
 
 /// Keeps commands and messages small enough for a payload of the node. An entry that no message can
@@ -90,6 +97,8 @@ struct Driver<M> {
     inputs: Vec<Input>,
     /// What a full disk did not take.
     unwritten: Option<Persist>,
+    /// Work on snapshots in another thread, which holds the directory until it ends.
+    job: Option<tokio::task::JoinHandle<JobDone>>,
     /// Members by raft id and by name; read again when somebody is not there.
     names: HashMap<u64, NodeId>,
     raft_ids: HashMap<NodeId, u64>,
@@ -106,9 +115,21 @@ impl<M: Machine> Driver<M> {
                     None => std::future::pending().await,
                 }
             };
+            let job = async {
+                match &mut self.job {
+                    Some(job) => job.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = timer => {}
+                done = job => {
+                    self.job = None;
+                    // An image that panics would do so again at every attempt.
+                    let done = done.map_err(|error| Stopped::new(StopCause::Failed, &error))?;
+                    self.core.job_done(done);
+                }
             }
             self.turn();
             if self.core.has_more() {
@@ -141,12 +162,37 @@ impl<M: Machine> Driver<M> {
             }
             self.core.unreachable(raft_id);
         }
+        self.begin_job();
         for event in self.core.take_events() {
             self.announce(event);
         }
         for answer in done {
             // Nobody waits any more: the answer is dropped with its channel.
             drop(answer.ticket.send(answer.result));
+        }
+    }
+
+    /// Begins what should not hold up a turn.
+    fn begin_job(&mut self) {
+        if self.job.is_some() {
+            return;
+        }
+        if let Some(job) = self.core.take_job() {
+            let (files, log) = (self.store.files().clone(), self.store.log());
+            self.job = Some(tokio::task::spawn_blocking(move || {
+                let done = job.run(&files);
+                // With the log goes the lock of the directory.
+                drop(log);
+                done
+            }));
+        }
+    }
+
+    /// Waits until nobody writes into the directory any more.
+    async fn end_job(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.store.files().cancel();
+            drop(job.await);
         }
     }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::handle::{Phase, ReplicaSettings, Shared, StopCause};
+use super::snapshot::SnapshotError;
 use super::store::{Store, StoreError};
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member};
 use crate::id::NodeId;
@@ -56,6 +57,12 @@ impl FormationError {
             Self::Io { .. } => StopCause::Failed,
             Self::Malformed { .. } | Self::Store(StoreError::Bootstrap(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Incomplete { .. }) => StopCause::Configuration,
+            Self::Store(StoreError::Snapshot(error)) if error.is_damage() => StopCause::Corrupt,
+            Self::Store(StoreError::Snapshot(
+                SnapshotError::Foreign { .. } | SnapshotError::NewerFormat { .. },
+            )) => StopCause::Configuration,
+            Self::Store(StoreError::Snapshot(_)) => StopCause::Failed,
+            Self::Store(StoreError::Restore(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
             Self::Store(StoreError::Wal(_)) => StopCause::Failed,

@@ -50,6 +50,8 @@ fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
         raft_id,
         incarnation: Incarnation(now.since_start().as_secs() + 1),
         bootstrap: store.bootstrap().clone(),
+        snapshot: store.snapshot().cloned(),
+        older_snapshot: store.older_snapshot(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine: KvMachine::new(),
