@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use zmesh::Effect;
+use zmesh::consensus::membership::Membership;
 use zmesh::kv::{Command, Response};
 use zmesh::replica::Reply;
-use zmesh::wal::{Entry, EntryKind};
+use zmesh::wal::{Entry, EntryKind, Point};
 
 /// Knows everything that was promised. Every method fails when a promise is broken.
 #[derive(Default)]
@@ -22,6 +23,8 @@ pub(crate) struct History {
     /// Commands of which we were told that they took no effect.
     refused: BTreeSet<Bytes>,
     pending: BTreeMap<u64, Operation>,
+    /// State and members of each snapshot, by its index.
+    snapshots: BTreeMap<u64, (Point, Bytes, Vec<u8>)>,
     pub(crate) acks: u64,
     pub(crate) reads: u64,
 }
@@ -78,6 +81,18 @@ impl History {
             })?;
         }
         Ok(())
+    }
+
+    /// A replica takes a snapshot. Whoever takes one at the same index takes the same.
+    pub(crate) fn snapshot(
+        &mut self,
+        point: Point,
+        membership: &Membership,
+        state: &[u8],
+    ) -> Checked {
+        let taken = (point, membership.encode(), state.to_vec());
+        let first = self.snapshots.entry(point.index).or_insert_with(|| taken.clone());
+        ensure(*first == taken, || format!("two snapshots differ at index {}", point.index))
     }
 
     /// A replica answers an operation.
