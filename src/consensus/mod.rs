@@ -50,6 +50,7 @@ pub struct Consensus<L: Log> {
     options: Options,
     rng: fastrand::Rng,
     membership: Membership,
+    membership_changes: u64,
     /// Raft ids outside the membership that the owner vouches for.
     admitted: BTreeSet<u64>,
     ticked: Time,
@@ -177,6 +178,7 @@ impl<L: Log> Consensus<L> {
             options: setup.options,
             rng: setup.rng,
             membership,
+            membership_changes: 0,
             admitted: BTreeSet::new(),
             ticked: setup.now,
             ticks: 0,
@@ -302,6 +304,11 @@ impl<L: Log> Consensus<L> {
         }
     }
 
+    /// Whether this replica is handing the leadership over, and takes no proposals meanwhile.
+    pub fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
     /// Says whether the disk has room for more entries. Without it, those of a leader are taken for
     /// lost, which it repeats until there is room.
     pub fn set_room(&mut self, has_room: bool) {
@@ -389,6 +396,7 @@ impl<L: Log> Consensus<L> {
         self.node.advance_append_async(ready);
         self.newest = number;
         self.membership = snapshot.membership.clone();
+        self.membership_changes += 1;
         self.post(now);
         self.held.push_back((number, later));
         self.release();
@@ -457,6 +465,7 @@ impl<L: Log> Consensus<L> {
         let conf_change: ConfChangeV2 = membership::conf_change(&changes);
         let Ok(conf) = self.node.apply_conf_change(&conf_change) else { return };
         self.membership.apply(&changes, conf);
+        self.membership_changes += 1;
         self.admitted.retain(|raft_id| !changes.contains(&Change::Remove(*raft_id)));
         // The crate leaves a removed leader in office, where it would panic on its own progress or
         // keep the others from electing somebody.
@@ -530,6 +539,11 @@ impl<L: Log> Consensus<L> {
     /// The members as of what has been applied.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// How often the members have changed since the start.
+    pub fn membership_changes(&self) -> u64 {
+        self.membership_changes
     }
 
     /// What was refused at the door since the start.

@@ -27,8 +27,11 @@ use crate::timer::Time;
 use crate::wal;
 use snapshots::Snapshots;
 
+mod members;
 mod reads;
 mod snapshots;
+
+pub use members::MemberChange;
 
 /// Entries applied in one turn before whatever else waits has its turn; a little more if they are
 /// small.
@@ -63,6 +66,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
     pending: Vec<Operation<T>>,
     /// The index after which `pending` was looked at last.
     pending_seen: u64,
+    /// Transfers of the leadership under way, by raft id.
+    handovers: Vec<(u64, Operation<T>)>,
     /// Reads in all four of these.
     read_count: usize,
     alarms: Alarms,
@@ -165,6 +170,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             confirmed: BTreeMap::new(),
             pending: Vec::new(),
             pending_seen: start.index,
+            handovers: Vec::new(),
             read_count: 0,
             alarms: Alarms::default(),
             effects: Effects::default(),
@@ -263,6 +269,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         }
         self.observe();
+        self.answer_handovers();
         self.propose_alarms();
         self.propose_queued();
         self.move_snapshots();
@@ -317,6 +324,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         waiting.extend(self.take_unconfirmed_reads());
         waiting.extend(std::mem::take(&mut self.confirmed).into_values().flatten());
         waiting.append(&mut self.pending);
+        waiting.extend(std::mem::take(&mut self.handovers).into_iter().map(|(_, it)| it));
         self.alarms.follow();
         (self.command_bytes, self.read_count, self.expiry) = (0, 0, None);
         for operation in waiting {
@@ -462,7 +470,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     }
 
     fn propose_queued(&mut self) {
-        if self.queued.is_empty() {
+        // A leader that hands over takes nothing more. Either the next one does, or it goes on itself.
+        if self.queued.is_empty() || self.consensus.is_transferring() {
             return;
         }
         let queued = std::mem::take(&mut self.queued);
@@ -611,13 +620,17 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.read_count -= 1;
             self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
         }
+        for (_, operation) in self.handovers.extract_if(.., |(_, it)| it.deadline <= now) {
+            self.done.push(Done { ticket: operation.ticket, result: Err(ReplicaError::NoQuorum) });
+        }
         for operation in self.pending.extract_if(.., due).collect::<Vec<_>>() {
             self.read_count -= 1;
             let response = self.machine.query(&operation.bytes);
             self.answer_query(operation.ticket, response);
         }
         let rest = self.proposed.values().chain(&self.reads).chain(&self.pending);
-        let rest = rest.chain(self.rounds.values().flatten());
+        let rest = rest.chain(self.handovers.iter().map(|(_, operation)| operation));
+        let rest = rest.chain(&self.queued).chain(self.rounds.values().flatten());
         let rest = rest.chain(self.confirmed.values().flatten());
         self.expiry = rest.map(|operation| operation.deadline).min();
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::core::{Applied, Core, Event, Reply};
+use super::core::{Applied, Core, Event, MemberChange, Reply};
 use super::error::ReplicaError;
+use super::formation;
 use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
 use super::machine::Machine;
-use super::service;
+use super::service::{self, Verb};
 use super::setup::{Options, Setup};
 use super::snapshot::JobDone;
 use super::store::{Store, settle};
@@ -49,6 +50,8 @@ pub(super) async fn run<M: Machine>(
     };
     let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     let subject = service::frames_subject(name);
+    // Only one driver runs for what is shared, so nothing is there before.
+    let _ = shared.bootstrap.set(store.bootstrap().encode());
     shared.run();
     let mut driver = Driver {
         node,
@@ -60,6 +63,7 @@ pub(super) async fn run<M: Machine>(
         inputs: Vec::new(),
         unwritten: None,
         job: None,
+        membership_changes: 0,
         names: HashMap::new(),
         raft_ids: HashMap::new(),
     };
@@ -99,6 +103,8 @@ struct Driver<M> {
     unwritten: Option<Persist>,
     /// Work on snapshots in another thread, which holds the directory until it ends.
     job: Option<tokio::task::JoinHandle<JobDone>>,
+    /// How often the members had changed when they were read.
+    membership_changes: u64,
     /// Members by raft id and by name; read again when somebody is not there.
     names: HashMap<u64, NodeId>,
     raft_ids: HashMap<NodeId, u64>,
@@ -147,6 +153,11 @@ impl<M: Machine> Driver<M> {
     fn turn(&mut self) {
         self.take_inputs();
         self.core.turn(self.shared.clock.now());
+        let changes = self.core.consensus().membership_changes();
+        if changes != self.membership_changes {
+            self.membership_changes = changes;
+            self.read_members();
+        }
         let mut lost = Vec::new();
         let (node, subject, names) = (&self.node, &self.subject, &self.names);
         let done = settle(&mut self.core, &mut self.store, &mut self.unwritten, |to, frame| {
@@ -203,12 +214,20 @@ impl<M: Machine> Driver<M> {
         for input in inputs.drain(..) {
             match input {
                 // Nobody waits for it: it must not take effect after its caller was told otherwise.
-                Input::Propose { deadline, reply, .. } | Input::Read { deadline, reply, .. }
+                Input::Member { deadline, reply, .. }
+                | Input::Propose { deadline, reply, .. }
+                | Input::Read { deadline, reply, .. }
                     if deadline <= now =>
                 {
                     drop(reply.send(Err(ReplicaError::NoQuorum)));
                 }
                 Input::Frame { from, frame } => self.frame(&from, &frame),
+                Input::Member { verb, name, deadline, reply } => {
+                    match self.member_change(verb, &name) {
+                        Ok(change) => self.core.change_member(change, deadline, reply),
+                        Err(error) => drop(reply.send(Err(error))),
+                    }
+                }
                 Input::Propose { command, deadline, reply } => {
                     self.core.propose(command, deadline, reply);
                 }
@@ -237,7 +256,46 @@ impl<M: Machine> Driver<M> {
         if !self.raft_ids.contains_key(node) {
             self.read_members();
         }
+        if !self.raft_ids.contains_key(node) {
+            self.admit(node);
+        }
         self.raft_ids.get(node).copied()
+    }
+
+    /// Hears a replica that joined after what has been applied here, on the word of its handshake.
+    /// Whoever follows a leader needs nobody else.
+    fn admit(&mut self, node: &NodeId) {
+        let consensus = self.core.consensus();
+        let alone = consensus.leader().is_none();
+        if alone || !consensus.membership().contains(self.core.raft_id()) {
+            if let Some(raft_id) = self.announced(node) {
+                self.core.admit(raft_id);
+                self.raft_ids.insert(node.clone(), raft_id);
+                self.names.insert(raft_id, node.clone());
+            }
+        }
+    }
+
+    /// The raft id of a linked node's directory, if that belongs to this cluster.
+    fn announced(&self, node: &NodeId) -> Option<u64> {
+        let cluster = self.core.consensus().cluster().to_string();
+        formation::announced_by(&self.node, self.name, node, &cluster)
+    }
+
+    fn member_change(&self, verb: Verb, name: &Bytes) -> Result<MemberChange, ReplicaError> {
+        let text = String::from_utf8_lossy(name);
+        let node = NodeId::new(&text).map_err(|_| ReplicaError::CommandEmpty)?;
+        Ok(match verb {
+            Verb::Add => {
+                let Some(raft_id) = self.announced(&node) else {
+                    return Err(ReplicaError::MemberUnknown { node });
+                };
+                MemberChange::AddLearner { node, raft_id }
+            }
+            Verb::Promote => MemberChange::Promote(node),
+            Verb::Remove => MemberChange::Remove(node),
+            Verb::Transfer => MemberChange::Transfer(node),
+        })
     }
 
     fn read_members(&mut self) {

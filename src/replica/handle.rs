@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,14 +11,16 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::core::{Applied, Reply};
-use super::error::ReplicaError;
+use super::error::{MemberError, ReplicaError};
 use super::machine::Machine;
+use super::service::{Operation, Verb};
 use super::setup::Options;
 use super::status::Status;
 use super::{driver, formation, service};
 use crate::consensus::Role;
+use crate::error::ErrorCode;
 use crate::id::NodeId;
-use crate::node::{HandlerError, Node};
+use crate::node::{HandlerError, Node, WeakNode};
 use crate::timer::{Clock, Time};
 use crate::wal::{self, Disk, RealDisk};
 
@@ -41,6 +43,10 @@ pub struct ReplicaSettings {
     /// The members that the cluster begins with, this node among them. Looked at only as long as
     /// the directory is empty.
     pub members: Vec<NodeId>,
+    /// Whether the directory, as long as it is empty, becomes that of a new member of a cluster
+    /// that has begun: it waits until a linked node runs a replica, and takes part once it was
+    /// [added](Replica::add_learner). `members` is not looked at then.
+    pub join: bool,
     /// Sizes of the log.
     pub wal: wal::Options,
     /// Times and limits.
@@ -53,9 +59,15 @@ impl ReplicaSettings {
         Self {
             data_dir: data_dir.into(),
             members,
+            join: false,
             wal: wal::Options::default(),
             options: Options::default(),
         }
+    }
+
+    /// A replica that joins a cluster which has begun, with default options.
+    pub fn joining(data_dir: impl Into<PathBuf>) -> Self {
+        Self { join: true, ..Self::new(data_dir, Vec::new()) }
     }
 }
 
@@ -127,6 +139,9 @@ pub struct Replica {
 
 struct Handle {
     shared: Arc<Shared>,
+    /// Weak, since the node keeps handlers that need the replica.
+    node: WeakNode,
+    name: &'static str,
 }
 
 impl Drop for Handle {
@@ -138,6 +153,7 @@ impl Drop for Handle {
 /// One thing for the replica to look at.
 pub(super) enum Input {
     Frame { from: NodeId, frame: Bytes },
+    Member { verb: Verb, name: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     Propose { command: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     Read { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     ReadStale { query: Bytes, reply: oneshot::Sender<Reply> },
@@ -154,6 +170,8 @@ pub(super) struct Shared {
     held_bytes: AtomicUsize,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) progress: Mutex<Phase>,
+    /// The first members, once the cluster has begun.
+    pub(super) bootstrap: OnceLock<Bytes>,
     /// Operations of its own that the replica answers with.
     pub(super) request_timeout: Duration,
 }
@@ -204,6 +222,7 @@ impl Shared {
             held_bytes: AtomicUsize::new(0),
             leadership: watch::Sender::new(nobody),
             progress: Mutex::new(Phase::Forming(missing)),
+            bootstrap: OnceLock::new(),
             request_timeout: Duration::from_secs(5),
         }
     }
@@ -226,7 +245,8 @@ impl Shared {
             }
             // An overrun replica must still be able to say so.
             Input::Status { .. } => {}
-            Input::Propose { .. }
+            Input::Member { .. }
+            | Input::Propose { .. }
             | Input::Read { .. }
             | Input::ReadStale { .. }
             | Input::Wait { .. } => {
@@ -287,7 +307,8 @@ impl Shared {
         self.leadership.send_replace(nobody);
         for input in inputs {
             match input {
-                Input::Propose { reply, .. }
+                Input::Member { reply, .. }
+                | Input::Propose { reply, .. }
                 | Input::Read { reply, .. }
                 | Input::ReadStale { reply, .. }
                 | Input::Wait { reply, .. } => drop(reply.send(Err(ReplicaError::Stopped))),
@@ -343,7 +364,8 @@ impl Replica {
     where
         M: Machine + Send + 'static,
     {
-        let others = settings.members.iter().filter(|member| *member != node.id());
+        let others = settings.members.iter().filter(|_| !settings.join);
+        let others = others.filter(|member| *member != node.id());
         let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
         service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
@@ -373,7 +395,8 @@ impl Replica {
             formation::withdraw(&of_node, name);
             running.stop(stopped);
         });
-        Self { handle: Arc::new(Handle { shared }) }
+        let node = node.downgrade();
+        Self { handle: Arc::new(Handle { shared, node, name }) }
     }
 
     /// Who leads, now and whenever it changes.
@@ -465,6 +488,105 @@ impl Replica {
         self.handle.shared.operate(input).await
     }
 
+    /// Makes a member of a node that runs a [joining](ReplicaSettings::joining) replica and is linked
+    /// to the leader. It receives everything and decides nothing until it is
+    /// [promoted](Self::promote); [`Status::followers`] of the leader shows how far it is.
+    ///
+    /// Works on any replica of the cluster, as do the other changes of the members: it passes them
+    /// on to the leader. Each returns when the change has been applied there; one at a time is under
+    /// way. What is so already counts as done.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`]; its [effect](MemberError::effect) tells whether it may have been done. The
+    /// code is `MEMBER_UNKNOWN` if no linked node of this name waits to be added, `MEMBER_EXISTS` if
+    /// a member of this name has another directory: then that one has to be removed first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall the change.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example(replica: zmesh::replica::Replica) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (new, old) = ("n4".parse()?, "n1".parse()?);
+    /// let timeout = std::time::Duration::from_secs(10);
+    /// replica.add_learner(&new, timeout).await?;
+    /// // Refused with MEMBER_LAGS until it has caught up.
+    /// while let Err(error) = replica.promote(&new, timeout).await {
+    ///     assert!(error.is_retryable(), "{error}");
+    ///     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    /// }
+    /// replica.remove(&old, timeout).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn add_learner(
+        &self,
+        node: &NodeId,
+        timeout: Duration,
+    ) -> Result<Applied, MemberError> {
+        self.change_member(Verb::Add, node, timeout).await
+    }
+
+    /// Makes a voter of a learner.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`]: `MEMBER_LAGS` if it lacks more than [`Options::promote_lag_max`] entries or
+    /// does not answer, so that the quorum would have to wait for it.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`add_learner`](Self::add_learner).
+    pub async fn promote(&self, node: &NodeId, timeout: Duration) -> Result<Applied, MemberError> {
+        self.change_member(Verb::Promote, node, timeout).await
+    }
+
+    /// Removes a member for good; its directory can never come back. A leader hands the leadership
+    /// over first.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`]: `QUORUM_AT_RISK` if too few of the other voters answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`add_learner`](Self::add_learner).
+    pub async fn remove(&self, node: &NodeId, timeout: Duration) -> Result<Applied, MemberError> {
+        self.change_member(Verb::Remove, node, timeout).await
+    }
+
+    /// Hands the leadership to a voter, which gets everything first; commands wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`]: `NOT_VOTER` for a learner, `NO_QUORUM` if it did not come about in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`add_learner`](Self::add_learner).
+    pub async fn transfer(&self, node: &NodeId, timeout: Duration) -> Result<Applied, MemberError> {
+        self.change_member(Verb::Transfer, node, timeout).await
+    }
+
+    async fn change_member(
+        &self,
+        verb: Verb,
+        member: &NodeId,
+        timeout: Duration,
+    ) -> Result<Applied, MemberError> {
+        let fail = |code, message: String| MemberError { code, message };
+        let node = self.handle.node.upgrade();
+        let node = node.ok_or_else(|| fail(ErrorCode::NoReplica, "the node has stopped".into()))?;
+        let name = Bytes::copy_from_slice(member.as_str().as_bytes());
+        let operation = Operation::Member(verb);
+        let answer = self.operate(&node, self.handle.name, operation, name, timeout).await;
+        let bytes = answer.map_err(|error| fail(error.code, error.message))?;
+        let answer = service::decode(bytes);
+        answer.ok_or_else(|| fail(ErrorCode::InvalidEnvelope, "that is no answer".into()))
+    }
+
     /// How far it has come, and everything about it.
     pub async fn status(&self) -> Progress {
         self.handle.shared.status().await
@@ -491,7 +613,7 @@ impl Replica {
         &self,
         node: &Node,
         name: &'static str,
-        operation: service::Operation,
+        operation: Operation,
         bytes: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, HandlerError> {

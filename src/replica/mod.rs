@@ -28,8 +28,8 @@ mod status;
 mod store;
 mod transfer;
 
-pub use self::core::{Applied, Core, Done, Event, Reply};
-pub use error::ReplicaError;
+pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
+pub use error::{MemberError, ReplicaError};
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{Alarm, Effects, Image, InvalidSnapshot, Machine, image_bytes};
 pub use service::AckLevel;

@@ -24,6 +24,9 @@ pub struct Options {
     pub proposal_bytes_max: usize,
     /// Reads that may wait for the quorum [default: 65,536].
     pub reads_max: usize,
+    /// Entries that a learner may lack when it is made a voter [default: 1,000]. Larger: the quorum
+    /// may have to wait for it. Smaller: under load it may never be near enough.
+    pub promote_lag_max: u64,
     /// Bytes of one command [default: 8 MiB and 8 KiB].
     pub command_bytes_max: usize,
     /// Entries after the last snapshot after which the next is taken [default: 100,000].
@@ -51,6 +54,7 @@ impl Default for Options {
             proposals_max: 16_384,
             proposal_bytes_max: 32 * 1024 * 1024,
             reads_max: 65_536,
+            promote_lag_max: 1_000,
             command_bytes_max: 8 * 1024 * 1024 + 8192,
             snapshot_entries: 100_000,
             snapshot_bytes: 64 * 1024 * 1024,
