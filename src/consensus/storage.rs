@@ -300,7 +300,7 @@ pub(super) mod tests {
         }
 
         fn last_index(&self) -> u64 {
-            self.entries.last().map_or(self.base().index, |entry| entry.index)
+            self.entries.last().map_or_else(|| self.base().index, |entry| entry.index)
         }
     }
 

@@ -28,6 +28,7 @@ use crate::wal;
 use snapshots::Snapshots;
 
 mod members;
+mod proposals;
 mod reads;
 mod snapshots;
 
@@ -185,20 +186,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_matched: BTreeMap::new(),
             failure: None,
         })
-    }
-
-    /// Accepts a command for the next turn's proposal, or answers at once why not.
-    ///
-    /// Until `deadline` the answer is certain: committed, refused, or replaced by another leader's
-    /// entry. At the deadline it is [`ReplicaError::QuorumFailed`], and the command may yet commit.
-    pub fn propose(&mut self, command: Bytes, deadline: Time, ticket: T) {
-        if let Err(error) = self.may_propose(&command) {
-            return self.answer(ticket, Err(error));
-        }
-        let size = command.len();
-        self.command_bytes += size;
-        self.expire_at(deadline);
-        self.queued.push(Operation { bytes: command, size, deadline, ticket });
     }
 
     /// Takes a frame from the authenticated link of the replica `from`.
@@ -406,24 +393,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
     }
 
-    fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {
-        self.leads()?;
-        let (bytes, bytes_max) = (command.len(), self.options.command_bytes_max);
-        if bytes == 0 {
-            return Err(ReplicaError::CommandEmpty);
-        }
-        if bytes > bytes_max {
-            return Err(ReplicaError::CommandTooLarge { bytes, bytes_max });
-        }
-        if !self.has_room {
-            return Err(ReplicaError::NoSpace);
-        }
-        let proposals = self.queued.len() + self.proposed.len();
-        let full = proposals >= self.options.proposals_max
-            || self.command_bytes + bytes > self.options.proposal_bytes_max.max(bytes);
-        if full { Err(ReplicaError::ProposalsFull) } else { Ok(()) }
-    }
-
     fn leads(&self) -> Result<(), ReplicaError> {
         if let Some(reason) = &self.failure {
             return Err(ReplicaError::Io { reason: reason.clone() });
@@ -467,45 +436,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.seen = event.clone();
         self.events.push(event);
-    }
-
-    fn propose_queued(&mut self) {
-        // A leader that hands over takes nothing more. Either the next one does, or it goes on itself.
-        if self.queued.is_empty() || self.consensus.is_transferring() {
-            return;
-        }
-        let queued = std::mem::take(&mut self.queued);
-        let commands = queued.iter().map(|operation| operation.bytes.clone()).collect();
-        match self.consensus.propose(commands) {
-            Ok((first, term)) => {
-                for (index, mut operation) in (first..).zip(queued) {
-                    operation.bytes = Bytes::new();
-                    self.proposed.insert((index, term), operation);
-                }
-            }
-            Err(error) => {
-                for operation in queued {
-                    self.command_bytes -= operation.size;
-                    let error = match error {
-                        ProposeError::NotLeader => self.not_leader(),
-                        ProposeError::ChangePending | ProposeError::Full => {
-                            ReplicaError::ProposalsFull
-                        }
-                    };
-                    self.answer(operation.ticket, Err(error));
-                }
-            }
-        }
-    }
-
-    /// Proposes what time calls for. Nobody waits for it; what is lost is proposed again.
-    fn propose_alarms(&mut self) {
-        while let Some(command) = self.alarms.poll(self.now) {
-            if self.may_propose(&command).is_ok() {
-                // A refusal is as good as a loss.
-                let _ = self.consensus.propose(vec![command]);
-            }
-        }
     }
 
     /// Takes outputs of the consensus and applies, until there is nothing more to do or it is much:
@@ -615,6 +545,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         for operation in writes {
             self.command_bytes -= operation.size;
             self.answer(operation.ticket, Err(ReplicaError::QuorumFailed));
+        }
+        for operation in self.queued.extract_if(.., due).collect::<Vec<_>>() {
+            self.command_bytes -= operation.size;
+            self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
         }
         for operation in reads {
             self.read_count -= 1;

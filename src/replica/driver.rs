@@ -267,12 +267,13 @@ impl<M: Machine> Driver<M> {
     fn admit(&mut self, node: &NodeId) {
         let consensus = self.core.consensus();
         let alone = consensus.leader().is_none();
-        if alone || !consensus.membership().contains(self.core.raft_id()) {
-            if let Some(raft_id) = self.announced(node) {
-                self.core.admit(raft_id);
-                self.raft_ids.insert(node.clone(), raft_id);
-                self.names.insert(raft_id, node.clone());
-            }
+        let outside = !consensus.membership().contains(self.core.raft_id());
+        if (alone || outside)
+            && let Some(raft_id) = self.announced(node)
+        {
+            self.core.admit(raft_id);
+            self.raft_ids.insert(node.clone(), raft_id);
+            self.names.insert(raft_id, node.clone());
         }
     }
 
@@ -284,7 +285,7 @@ impl<M: Machine> Driver<M> {
 
     fn member_change(&self, verb: Verb, name: &Bytes) -> Result<MemberChange, ReplicaError> {
         let text = String::from_utf8_lossy(name);
-        let node = NodeId::new(&text).map_err(|_| ReplicaError::CommandEmpty)?;
+        let node = NodeId::new(&text).map_err(|_| ReplicaError::MemberName)?;
         Ok(match verb {
             Verb::Add => {
                 let Some(raft_id) = self.announced(&node) else {

@@ -45,6 +45,9 @@ pub enum ReplicaError {
         /// Entries it may lack.
         lag_max: u64,
     },
+    /// The bytes are not the name of a node. Nothing was changed.
+    #[error("that is not the name of a node")]
+    MemberName,
     /// There is no such member; for a new one: no peer of this name that has a directory for this
     /// cluster. Nothing was changed.
     #[error("{node} is no member, or is not linked to the leader")]
@@ -104,6 +107,7 @@ impl ReplicaError {
             Self::Io { .. } => ErrorCode::IoError,
             Self::MemberExists { .. } => ErrorCode::MemberExists,
             Self::MemberLags { .. } => ErrorCode::MemberLags,
+            Self::MemberName => ErrorCode::InvalidPayload,
             Self::MemberUnknown { .. } => ErrorCode::MemberUnknown,
             Self::NoQuorum => ErrorCode::NoQuorum,
             Self::NoSpace => ErrorCode::NoSpace,

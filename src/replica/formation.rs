@@ -174,9 +174,8 @@ async fn find_cluster(
             return Err(FormationError::Closed);
         }
         // Labels change without an event, and an answer may have been lost.
-        match tokio::time::timeout(LOOK_AGAIN, events.next()).await {
-            Ok(Ok(None)) => return Err(FormationError::Closed),
-            Ok(_) | Err(_) => {}
+        if let Ok(Ok(None)) = tokio::time::timeout(LOOK_AGAIN, events.next()).await {
+            return Err(FormationError::Closed);
         }
     }
 }

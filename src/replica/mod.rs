@@ -21,6 +21,7 @@ mod error;
 mod formation;
 mod handle;
 mod machine;
+mod members;
 pub(crate) mod service;
 mod setup;
 mod snapshot;

@@ -67,9 +67,9 @@ impl SnapshotError {
 
     /// A read that failed; a file that ends too early is damaged.
     pub(super) fn read(file: &Path, offset: u64) -> impl Fn(io::Error) -> Self {
-        move |source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => Self::corrupt(file, offset, "it is cut short"),
-            _ => Self::io("read", file)(source),
+        move |source| match source.kind() == io::ErrorKind::UnexpectedEof {
+            true => Self::corrupt(file, offset, "it is cut short"),
+            false => Self::io("read", file)(source),
         }
     }
 
