@@ -30,6 +30,7 @@ pub(crate) struct History {
 }
 
 enum Operation {
+    Change { node: usize },
     Read { key: Bytes, node: usize, at_least: u64 },
     Write { key: Bytes, node: usize, command: Bytes },
 }
@@ -48,10 +49,17 @@ impl History {
         self.pending.insert(ticket, Operation::Read { key, node, at_least });
     }
 
+    /// Somebody asks for a change of the members.
+    pub(crate) fn changes(&mut self, ticket: u64, node: usize) {
+        self.pending.insert(ticket, Operation::Change { node });
+    }
+
     /// A crash takes the operations of a node with it.
     pub(crate) fn forget(&mut self, lost: usize) {
         self.pending.retain(|_, operation| match operation {
-            Operation::Read { node, .. } | Operation::Write { node, .. } => *node != lost,
+            Operation::Change { node }
+            | Operation::Read { node, .. }
+            | Operation::Write { node, .. } => *node != lost,
         });
     }
 
@@ -115,7 +123,8 @@ impl History {
             (Operation::Read { key, at_least, .. }, Ok(applied)) => {
                 self.check_read(&key, at_least, &applied.response)?;
             }
-            (Operation::Read { .. } | Operation::Write { .. }, Err(_)) => {}
+            (Operation::Change { .. }, _)
+            | (Operation::Read { .. } | Operation::Write { .. }, Err(_)) => {}
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use zmesh::consensus::membership::{Bootstrap, Change, Member, Membership};
 use zmesh::consensus::{Log, Role};
 use zmesh::kv::{Command, KvMachine, Query};
 use zmesh::replica::{
-    Core, Job, Machine, Options, Setup, Snapshots, Store, do_file_work, image_bytes,
+    Core, Job, Machine, MemberChange, Options, Setup, Snapshots, Store, do_file_work, image_bytes,
 };
 use zmesh::wal::{self, Disk, Fault, Keep, MemoryDisk, Operation};
 use zmesh::{Incarnation, Time};
@@ -474,7 +474,7 @@ impl World {
     fn fault(&mut self) -> Checked {
         let node = self.rng.usize(0..self.nodes.len());
         let other = self.rng.usize(0..self.nodes.len());
-        match self.rng.u32(0..if self.plan.changes { 13 } else { 10 }) {
+        match self.rng.u32(0..if self.plan.changes { 15 } else { 10 }) {
             0 => return self.crash(node),
             1 => {
                 let pause = Duration::from_millis(self.rng.u64(20..1_500));
@@ -501,6 +501,7 @@ impl World {
                     running.core.transfer(to);
                 }
             }
+            10 | 11 => self.ask_for_change(),
             _ => self.change_members(),
         }
         Ok(())
@@ -515,6 +516,27 @@ impl World {
                     self.net.cut.insert((from, to));
                 }
             }
+        }
+    }
+
+    /// Asks whoever leads, as a user would, to add, promote, remove or make leader some replica.
+    fn ask_for_change(&mut self) {
+        let asked = self.asked();
+        let at = self.rng.usize(0..self.nodes.len());
+        let raft_id = self.nodes[at].raft_id;
+        let node = member(at, raft_id, false).node;
+        let change = match self.rng.u32(0..5) {
+            0 => MemberChange::Remove(node),
+            1 => MemberChange::Transfer(node),
+            2 | 3 => MemberChange::Promote(node),
+            _ => MemberChange::AddLearner { node, raft_id },
+        };
+        self.tickets += 1;
+        let (ticket, deadline) = (self.tickets, self.now + Duration::from_secs(1));
+        if let Some(running) = &mut self.nodes[asked].running {
+            self.history.changes(ticket, asked);
+            running.core.change_member(change, deadline, ticket);
+            self.wake_at(asked, self.now);
         }
     }
 
