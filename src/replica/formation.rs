@@ -254,6 +254,16 @@ fn refuse_outsider(node: &Node, name: &str, members: &[Member]) -> Result<(), Fo
     Ok(())
 }
 
+/// A raft id for a new directory: random, so that none is ever used again.
+pub fn new_raft_id() -> u64 {
+    loop {
+        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        if high ^ low != 0 {
+            return high ^ low;
+        }
+    }
+}
+
 /// The raft id of this directory: read, or drawn and written before anybody hears of it.
 fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
     let file = dir.join(RAFT_ID_FILE);
@@ -262,12 +272,7 @@ fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
     if disk.list(dir).map_err(io)?.contains(&file) {
         return read_raft_id(disk, &file);
     }
-    let raft_id = loop {
-        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-        if high ^ low != 0 {
-            break high ^ low;
-        }
-    };
+    let raft_id = new_raft_id();
     let draft = dir.join("raft-id.new");
     let written = disk.open(&draft, OpenMode::CreateEmpty).map_err(io)?;
     written.write_at(format!("{raft_id:016x}").as_bytes(), 0).map_err(io)?;

@@ -22,6 +22,7 @@ mod formation;
 mod handle;
 mod machine;
 mod members;
+mod recover;
 pub(crate) mod service;
 mod setup;
 mod snapshot;
@@ -31,8 +32,10 @@ mod transfer;
 
 pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
 pub use error::{MemberError, ReplicaError};
+pub use formation::new_raft_id;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{Alarm, Effects, Image, InvalidSnapshot, Machine, image_bytes};
+pub use recover::{RecoverError, Recovered, recover};
 pub use service::AckLevel;
 pub use setup::{Options, Setup};
 pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};

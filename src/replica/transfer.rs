@@ -25,7 +25,7 @@ use crate::wal::Point;
 /// Parts that a receiver waits for at a time.
 const PARTS_ASKED_MAX: usize = 4;
 /// Parts that a sender has yet to read from disk, for all receivers; more are asked for again.
-const READS_MAX: usize = 64;
+const READS_MAX: usize = 16;
 /// The most that is read for one answer.
 const PART_BYTES_MAX: usize = 1024 * 1024;
 /// After this long without an answer a part is asked for again.

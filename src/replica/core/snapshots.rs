@@ -133,7 +133,7 @@ impl Snapshots {
         if replaced {
             self.older = newest.filter(|newest| *newest != point).or(self.older);
             self.newest = Some(snapshot.clone());
-            self.bytes -= bytes;
+            self.bytes = self.bytes.saturating_sub(bytes);
             self.wanted = false;
         }
         self.tidy();

@@ -22,6 +22,9 @@ const HEAD_BYTES: usize = 4 + 2 + 2 + 16 + 8 + 8 + 4;
 const MEMBERSHIP_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of data in one chunk.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Chunks after which a file that is being written is synced, so that a sync of the log never waits
+/// for all of it.
+const CHUNKS_UNSYNCED_MAX: u32 = 64;
 /// Bytes of the file that have one checksum while it is sent.
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 /// Bytes of the end after its first four.
@@ -136,6 +139,9 @@ impl<'a> FileWriter<'a> {
         self.put(&chunk)?;
         self.chunks += 1;
         self.body_bytes += chunk.len() as u64;
+        if self.chunks.is_multiple_of(CHUNKS_UNSYNCED_MAX) {
+            self.file.sync_data()?;
+        }
         self.chunk = chunk;
         self.chunk.clear();
         Ok(())

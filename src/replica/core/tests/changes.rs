@@ -188,6 +188,50 @@ fn start_with_a_damaged_snapshot_comes_to_the_same_state() {
     assert!(error.contains(".snapshot is corrupt at byte"), "{error}");
 }
 
+/// Two of three are gone for good. What the third has becomes another cluster, which the others, if
+/// they come back, cannot talk to.
+#[test]
+fn recovered_directory_is_another_cluster_with_the_same_state() {
+    let (mut cluster, leader) = elected(3);
+    cluster.write(leader, 40, 100);
+    cluster.pass(SECOND);
+    let at = usize::try_from(leader).unwrap() - 1;
+    let Node { core, store, disk, .. } = cluster.nodes.remove(at);
+    let (before, old, last) = (core.machine().clone(), store.identity().cluster, core.applied());
+    drop((core, store));
+    let shared: Arc<dyn wal::Disk> = Arc::new(disk.clone());
+    let recover = |to: &str| {
+        let dirs = (Path::new("/data"), Path::new(to));
+        crate::replica::recover(&shared, dirs, wal_options(), 77, KvMachine::new())
+    };
+    let recovered = recover("/new").unwrap();
+    assert_eq!(recovered.index, last);
+    assert_ne!(recovered.cluster, old);
+    assert!(matches!(recover("/new"), Err(crate::replica::RecoverError::NotEmpty { .. })));
+
+    let store = Store::open(Arc::clone(&shared), Path::new("/new"), wal_options());
+    let mut node = open(store.unwrap().unwrap(), disk.clone(), options(), cluster.now);
+    assert_eq!(node.core.machine(), &before);
+    for _ in 0..40 {
+        cluster.now = cluster.now + Duration::from_millis(50);
+        node.turn(cluster.now);
+    }
+    assert_eq!(node.core.status().role, Role::Leader);
+    let members: Vec<_> = node.core.consensus().membership().members().collect();
+    assert_eq!(members, [Member { raft_id: 77, node: name(leader), voter: true }]);
+    let mut refused = 0;
+    for other in &mut cluster.nodes {
+        let from = other.core.raft_id();
+        node.core.admit(from);
+        (0..40).for_each(|tick| other.turn(cluster.now + Duration::from_millis(50) * tick));
+        for (_, frame) in other.frames.drain(..) {
+            assert!(node.core.handle_frame(from, &frame).is_err(), "the old cluster is heard");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "they said nothing");
+}
+
 /// The power may fail after a received snapshot got its name and before the log was told: the start
 /// completes what was begun, with a term that is not behind it.
 #[test]
