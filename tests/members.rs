@@ -234,6 +234,35 @@ async fn every_member_is_replaced_under_load_and_no_acknowledged_write_is_lost()
     }
 }
 
+/// A member that was away while another one joined and became the leader does not know it as a
+/// member; without hearing it, it would never learn that it is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_missed_the_joining_of_the_leader_follows_it() {
+    let mut cluster = cluster().await;
+    let timeout = Duration::from_secs(10);
+    let leader = cluster.leader().await.unwrap();
+    let away = (0..3).find(|number| *number != leader).unwrap();
+    cluster.kill(away);
+    let new = cluster.join().await.unwrap();
+    let (asked, new_id) = (cluster.replica(leader), cluster.id(new).clone());
+    let add = async || asked.add_learner(&new_id, timeout).await.map(drop);
+    change("added", add).await;
+    let promote = async || asked.promote(&new_id, timeout).await.map(drop);
+    change("promoted", promote).await;
+    let transfer = async || asked.transfer(&new_id, timeout).await.map(drop);
+    change("made leader", transfer).await;
+    let kv = cluster.kv().timeout(DEADLINE);
+    kv.set("after", "the change").await.unwrap();
+
+    cluster.restart(away).await.unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    let status = status(cluster.replica(away)).await.unwrap();
+    assert!(status.members.iter().any(|member| member.node == new_id && member.voter));
+    let query = zmesh::kv::Query::Get { key: "after".into() }.encode().unwrap();
+    let own = cluster.replica(away).read_stale(query).await.unwrap().response;
+    assert!(own.ends_with(b"the change"));
+}
+
 /// What would harm the cluster is refused, with a reason that programs can tell apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_would_do_harm_are_refused_with_their_reason() {
