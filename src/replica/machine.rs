@@ -39,7 +39,8 @@ pub trait Machine {
     /// time is done by the [`Image`], which is written elsewhere while commands go on.
     fn snapshot(&self) -> Image;
 
-    /// Replaces the state by one that an [`Image`] wrote.
+    /// Replaces the state by one that an [`Image`] wrote. It runs on the replica's own thread, on
+    /// which nothing else goes on meanwhile.
     ///
     /// # Errors
     ///
