@@ -75,6 +75,8 @@ fn start(member: &Member, bootstrap: &Bootstrap) -> (Core<KvMachine, usize>, Sto
         raft_id,
         incarnation: Incarnation(1),
         bootstrap: bootstrap.clone(),
+        snapshot: None,
+        older_snapshot: None,
         hard_state: store.hard_state(),
         log: store.log(),
         machine: KvMachine::new(),

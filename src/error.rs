@@ -134,6 +134,19 @@ error_codes! {
     NoReplica = 39, "NO_REPLICA", None, false;
     /// Too many proposals wait for the quorum.
     ProposalsFull = 40, "PROPOSALS_FULL", None, true;
+
+    /// A change of the members is under way.
+    ChangePending = 64, "CHANGE_PENDING", None, true;
+    /// There is such a member already, with another directory.
+    MemberExists = 65, "MEMBER_EXISTS", None, false;
+    /// The learner lacks too much to vote, or does not answer.
+    MemberLags = 66, "MEMBER_LAGS", None, true;
+    /// There is no such member, or no such node that could become one.
+    MemberUnknown = 67, "MEMBER_UNKNOWN", None, true;
+    /// A learner cannot lead.
+    NotVoter = 68, "NOT_VOTER", None, false;
+    /// Without the member too few voters would answer.
+    QuorumAtRisk = 69, "QUORUM_AT_RISK", None, true;
 }
 
 impl fmt::Display for ErrorCode {

@@ -94,6 +94,8 @@ struct Plan {
 struct Member {
     id: NodeId,
     data_dir: PathBuf,
+    /// Whether it joins the cluster after its beginning.
+    join: bool,
     /// Where it listens, or listened last: it comes back there if it can.
     address: Option<Address>,
     running: Option<Running>,
@@ -179,6 +181,7 @@ impl TestClusterBuilder {
         let member = |(number, id): (usize, &NodeId)| Member {
             id: id.clone(),
             data_dir: dir.path().join(id.as_str()),
+            join: false,
             address: plan.network.as_ref().map(|_| memory_address(number)),
             running: None,
         };
@@ -345,6 +348,22 @@ impl TestCluster {
         self.kill(number);
     }
 
+    /// Starts a node with an empty directory that joins the cluster, and returns its number. It takes
+    /// part when it was made a member, see [`Replica::add_learner`].
+    ///
+    /// # Errors
+    ///
+    /// [`TestError`]: the node did not start.
+    pub async fn join(&mut self) -> Result<usize, TestError> {
+        let number = self.members.len();
+        let id = NodeId::new(&format!("n{}", number + 1))?;
+        let data_dir = self.dir.path().join(id.as_str());
+        let address = self.plan.network.as_ref().map(|_| memory_address(number));
+        self.members.push(Member { id, data_dir, join: true, address, running: None });
+        self.restart(number).await?;
+        Ok(number)
+    }
+
     /// Starts a node that does not run, on the log that it has; kills it before if it runs. Does
     /// not wait for it to take part.
     ///
@@ -360,6 +379,7 @@ impl TestCluster {
             plan: Arc::clone(&self.plan),
             id: member.id.clone(),
             data_dir: member.data_dir.clone(),
+            join: member.join,
             bind: member.address.clone(),
             others,
         };
@@ -427,7 +447,8 @@ impl TestCluster {
             return Err(format!("{id} has applied {} of {commit}", status.applied));
         }
         let others = self.node(number).peers();
-        let linked = others.iter().filter(|peer| self.plan.members.contains(&peer.node)).count();
+        let known = |peer: &NodeId| self.members.iter().any(|member| member.id == *peer);
+        let linked = others.iter().filter(|peer| known(&peer.node)).count();
         match linked + 1 >= running {
             true => Ok(()),
             false => Err(format!("{id} is linked to {linked} nodes")),
@@ -482,6 +503,7 @@ struct Launch {
     plan: Arc<Plan>,
     id: NodeId,
     data_dir: PathBuf,
+    join: bool,
     bind: Option<Address>,
     others: Vec<Address>,
 }
@@ -499,6 +521,7 @@ impl Launch {
             },
         }?;
         let settings = ReplicaSettings {
+            join: self.join,
             wal: self.plan.wal,
             options: self.plan.options.clone(),
             ..ReplicaSettings::new(&self.data_dir, self.plan.members.clone())

@@ -9,7 +9,9 @@
 use raft::prelude::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
 
+use super::snapshot::Snapshot;
 use super::wire::WireError;
+use crate::wal::Point;
 
 /// Why a frame or message was refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -84,6 +86,10 @@ pub(super) fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(),
             let candidate = matches!(raft.state, StateRole::Candidate | StateRole::PreCandidate);
             refuse(candidate && raft.raft_log.persisted < last, "vote that nobody asked for")
         }
+        MessageType::MsgSnapshot => {
+            refuse(present && usurps(raft, message), "second leader in one term")?;
+            check_snapshot(raft, message)
+        }
         MessageType::MsgTimeoutNow => {
             refuse(present && usurps(raft, message), "told to take over by a second leader")
         }
@@ -98,7 +104,6 @@ pub(super) fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(),
         | MessageType::MsgReadIndex
         | MessageType::MsgReadIndexResp
         | MessageType::MsgSnapStatus
-        | MessageType::MsgSnapshot
         | MessageType::MsgTransferLeader
         | MessageType::MsgUnreachable => refuse(true, "kind that never travels"),
     }
@@ -115,6 +120,22 @@ fn check_append(message: &Message) -> Result<(), Refusal> {
         (index, term) = (entry.index, entry.term);
     }
     refuse(term > message.term, "entry of a term to come")
+}
+
+/// A snapshot is of entries that are committed, has us as a member, and does not contradict what we
+/// know to be committed.
+fn check_snapshot<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Refusal> {
+    let Some(snapshot) = Snapshot::from_raft(message.get_snapshot()) else {
+        return refuse(true, "snapshot without a membership");
+    };
+    let Point { index, term } = snapshot.point;
+    refuse(index == 0 || term == 0, "snapshot of nothing")?;
+    refuse(index >= u64::MAX / 2, "index jumps too far")?;
+    refuse(term > message.term, "snapshot of a term to come")?;
+    refuse(!snapshot.membership.contains(raft.id), "snapshot without us")?;
+    let log = &raft.raft_log;
+    let known = (log.first_index().saturating_sub(1)..=log.committed).contains(&index);
+    refuse(known && log.term(index) != Ok(term), "snapshot contradicts what is committed")
 }
 
 /// Whether somebody claims to lead a term that has another leader.

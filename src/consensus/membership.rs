@@ -157,6 +157,11 @@ impl Membership {
         Self { names, conf }
     }
 
+    /// Nobody at all, until something is read.
+    pub(crate) fn none() -> Self {
+        Self { names: BTreeMap::new(), conf: ConfState::default() }
+    }
+
     /// The members by raft id. While a change is under way, a member that votes in either of the
     /// two memberships counts as a voter.
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
@@ -185,6 +190,81 @@ impl Membership {
     /// Whether a change has been entered and not yet left.
     pub fn is_joint(&self) -> bool {
         !self.conf.voters_outgoing.is_empty()
+    }
+
+    /// The bytes of a membership, as a snapshot carries it:
+    ///
+    /// ```text
+    /// membership  count u8 | flags u8 (1: left automatically) | member...
+    /// member      raft id u64 | roles u8 (1 voter, 2 voter of the membership that is being left,
+    ///             4 learner, 8 learner once that is left) | name bytes u8 | name
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there are more than 255 members, which no change brings about.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(u8::try_from(self.names.len()).expect("a cluster has a handful of members"));
+        out.put_u8(u8::from(self.conf.auto_leave));
+        for (raft_id, node) in &self.names {
+            let name = node.as_str().as_bytes();
+            out.put_u64_le(*raft_id);
+            out.put_u8(self.roles(*raft_id));
+            out.put_u8(u8::try_from(name.len()).expect("a node id has at most 64 bytes"));
+            out.put_slice(name);
+        }
+        out.freeze()
+    }
+
+    /// Reads the bytes of a membership; `None` if they are anything that [`Self::encode`] does not
+    /// write, or that no change brings about: the `raft` crate panics on such a membership.
+    pub fn decode(data: &Bytes) -> Option<Self> {
+        let mut input = data.clone();
+        let (count, flags) = (input.try_get_u8().ok()?, input.try_get_u8().ok()?);
+        let (mut names, mut conf) = (BTreeMap::new(), ConfState::default());
+        for _ in 0..count {
+            let raft_id = input.try_get_u64_le().ok().filter(|raft_id| *raft_id != 0)?;
+            let roles = input.try_get_u8().ok()?;
+            let name_bytes = usize::from(input.try_get_u8().ok()?);
+            if input.remaining() < name_bytes || names.keys().next_back() >= Some(&raft_id) {
+                return None;
+            }
+            let name = input.split_to(name_bytes);
+            let node = NodeId::new(std::str::from_utf8(&name).ok()?).ok()?;
+            names.insert(raft_id, node);
+            match roles {
+                1 => conf.voters.push(raft_id),
+                2 => conf.voters_outgoing.push(raft_id),
+                3 => {
+                    conf.voters.push(raft_id);
+                    conf.voters_outgoing.push(raft_id);
+                }
+                4 => conf.learners.push(raft_id),
+                10 => {
+                    conf.voters_outgoing.push(raft_id);
+                    conf.learners_next.push(raft_id);
+                }
+                _ => return None,
+            }
+        }
+        conf.auto_leave = flags == 1;
+        let sound = !conf.voters.is_empty()
+            && flags <= 1
+            && (flags == 0 || !conf.voters_outgoing.is_empty())
+            && !input.has_remaining();
+        sound.then_some(Self { names, conf })
+    }
+
+    fn roles(&self, raft_id: u64) -> u8 {
+        let in_each = [
+            &self.conf.voters,
+            &self.conf.voters_outgoing,
+            &self.conf.learners,
+            &self.conf.learners_next,
+        ];
+        let bit = |(at, ids): (usize, &Vec<u64>)| u8::from(ids.contains(&raft_id)) << at;
+        in_each.into_iter().enumerate().map(bit).sum()
     }
 
     pub(super) fn conf_state(&self) -> &ConfState {
@@ -331,6 +411,36 @@ mod tests {
             let error = refused(vec![member(1, "a", true), twice]);
             assert!(matches!(error, InvalidBootstrap::Duplicate { .. }), "{error}");
         }
+    }
+
+    /// A membership comes with a snapshot from a peer, and the crate panics on one that cannot be.
+    #[test]
+    fn membership_survives_the_round_trip_and_what_cannot_be_is_refused() {
+        let names = [(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")];
+        let names = names.map(|(raft_id, name)| (raft_id, name.parse().unwrap())).into();
+        let conf = ConfState {
+            voters: vec![1, 2],
+            voters_outgoing: vec![2, 3, 5],
+            learners: vec![4],
+            learners_next: vec![5],
+            auto_leave: true,
+            ..ConfState::default()
+        };
+        let membership = Membership { names, conf };
+        let bytes = membership.encode();
+        assert_eq!(Membership::decode(&bytes), Some(membership));
+        for cut in 0..bytes.len() {
+            assert_eq!(Membership::decode(&bytes.slice(..cut)), None, "cut at {cut}");
+        }
+        let one = |flags, roles| {
+            let bytes = [1, flags, 7, 0, 0, 0, 0, 0, 0, 0, roles, 1, b'a'];
+            Membership::decode(&Bytes::copy_from_slice(&bytes)).is_some()
+        };
+        let accepted: Vec<u8> = (0..=255).filter(|roles| one(0, *roles)).collect();
+        assert_eq!(accepted, [1, 3], "alone, only a voter can be");
+        assert!(one(1, 3) && !one(1, 1) && !one(2, 3), "nothing to leave, or an unknown flag");
+        let twice = [2, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 1, b'a', 7, 0, 0, 0, 0, 0, 0, 0, 1, 1, b'b'];
+        assert_eq!(Membership::decode(&Bytes::copy_from_slice(&twice)), None);
     }
 
     /// Changes come out of a log that a peer filled: any cut or damage is refused, not trusted.

@@ -12,10 +12,12 @@
 //! Pure: time and randomness come from outside; the only I/O is reading the [`Log`].
 
 mod door;
+mod install;
 pub mod membership;
 mod options;
 mod progress;
 mod setup;
+mod snapshot;
 mod storage;
 pub mod wire;
 
@@ -30,6 +32,7 @@ pub use door::{Refusal, Refusals};
 pub use options::{InvalidOptions, Options};
 pub use progress::{Follower, FollowerState};
 pub use setup::{Setup, StartError};
+pub use snapshot::{Offer, Snapshot};
 pub use storage::{Log, LogError};
 
 use crate::id::Incarnation;
@@ -48,6 +51,7 @@ pub struct Consensus<L: Log> {
     options: Options,
     rng: fastrand::Rng,
     membership: Membership,
+    membership_changes: u64,
     /// Raft ids outside the membership that the owner vouches for.
     admitted: BTreeSet<u64>,
     ticked: Time,
@@ -68,6 +72,10 @@ pub struct Consensus<L: Log> {
     /// Messages that wait for the write with this number, in order.
     held: VecDeque<(u64, Vec<Message>)>,
     outbox: BTreeMap<u64, Vec<Message>>,
+    /// The newest snapshot that this replica was told to continue from.
+    offer: Option<Offer>,
+    /// Followers that were offered a snapshot.
+    offered: Vec<(u64, Snapshot)>,
     refusals: Refusals,
     has_room: bool,
 }
@@ -139,22 +147,26 @@ impl<L: Log> Consensus<L> {
         if setup.raft_id == 0 {
             return Err(StartError::Inconsistent { what: "raft id 0" });
         }
+        let bootstrap = wal::Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
+        let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
         let (first, last) = (setup.log.first_index(), setup.log.last_index());
-        if first != Bootstrap::INDEX + 1
-            || setup.log.term(Bootstrap::INDEX) != Some(Bootstrap::TERM)
-        {
+        if first > start.index + 1 || setup.log.term(start.index) != Some(start.term) {
             return Err(StartError::Inconsistent {
-                what: "log does not begin after the bootstrap",
+                what: "log does not reach back to the snapshot or the bootstrap",
             });
         }
-        if setup.hard_state.term < Bootstrap::TERM || setup.hard_state.commit > last {
+        if setup.hard_state.term < start.term || setup.hard_state.commit > last {
             return Err(StartError::Inconsistent { what: "hard state does not fit the log" });
         }
-        let membership = Membership::new(&setup.bootstrap);
-        let commit = setup.hard_state.commit.max(Bootstrap::INDEX);
+        let membership = match &setup.snapshot {
+            Some(snapshot) => snapshot.membership.clone(),
+            None => Membership::new(&setup.bootstrap),
+        };
+        let commit = setup.hard_state.commit.max(start.index);
         let hard_state = wal::HardState { commit, ..setup.hard_state };
-        let window = Window::new(setup.log, hard_state, membership.conf_state().clone());
-        let config = setup::raft_config(setup.raft_id, &setup.options);
+        let mut window = Window::new(setup.log, hard_state, membership.conf_state().clone());
+        window.set_snapshot(setup.snapshot);
+        let config = setup::raft_config(setup.raft_id, start.index, &setup.options);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, window, &logger)
             .map_err(|error| StartError::Raft { reason: error.to_string() })?;
@@ -167,6 +179,7 @@ impl<L: Log> Consensus<L> {
             options: setup.options,
             rng: setup.rng,
             membership,
+            membership_changes: 0,
             admitted: BTreeSet::new(),
             ticked: setup.now,
             ticks: 0,
@@ -178,6 +191,8 @@ impl<L: Log> Consensus<L> {
             writing: VecDeque::new(),
             held: VecDeque::new(),
             outbox: BTreeMap::new(),
+            offer: None,
+            offered: Vec::new(),
             refusals: Refusals::default(),
             has_room: true,
         };
@@ -220,6 +235,19 @@ impl<L: Log> Consensus<L> {
             self.refusals.count(refusal);
         }
         result
+    }
+
+    /// Whether a replica may send anything here.
+    pub(crate) fn check_sender(&self, from: u64) -> Result<(), Refusal> {
+        if self.membership.contains(from) || self.admitted.contains(&from) {
+            return Ok(());
+        }
+        Err(Refusal::NotMember { from })
+    }
+
+    /// Counts what the owner refused of what replicas say to each other beside the consensus.
+    pub(crate) fn count(&mut self, refusal: &Refusal) {
+        self.refusals.count(refusal);
     }
 
     /// Proposes entries, all in one message; returns the index of the first and their term.
@@ -275,6 +303,11 @@ impl<L: Log> Consensus<L> {
             self.node.transfer_leader(to);
             self.after_call();
         }
+    }
+
+    /// Whether this replica is handing the leadership over, and takes no proposals meanwhile.
+    pub fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
     }
 
     /// Says whether the disk has room for more entries. Without it, those of a leader are taken for
@@ -348,6 +381,7 @@ impl<L: Log> Consensus<L> {
         let conf_change: ConfChangeV2 = membership::conf_change(&changes);
         let Ok(conf) = self.node.apply_conf_change(&conf_change) else { return };
         self.membership.apply(&changes, conf);
+        self.membership_changes += 1;
         self.admitted.retain(|raft_id| !changes.contains(&Change::Remove(*raft_id)));
         // The crate leaves a removed leader in office, where it would panic on its own progress or
         // keep the others from electing somebody.
@@ -423,6 +457,11 @@ impl<L: Log> Consensus<L> {
         &self.membership
     }
 
+    /// How often the members have changed since the start.
+    pub fn membership_changes(&self) -> u64 {
+        self.membership_changes
+    }
+
     /// What was refused at the door since the start.
     pub fn refusals(&self) -> Refusals {
         self.refusals
@@ -489,9 +528,7 @@ impl<L: Log> Consensus<L> {
     }
 
     fn step_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
-        if !self.membership.contains(from) && !self.admitted.contains(&from) {
-            return Err(Refusal::NotMember { from });
-        }
+        self.check_sender(from)?;
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
         for message in wire::decode(frame, expected)? {
             self.heard.insert(from, self.ticks);
@@ -505,6 +542,9 @@ impl<L: Log> Consensus<L> {
             let content =
                 |entry: &Entry| !entry.get_data().is_empty() || !entry.get_context().is_empty();
             if !self.has_room && message.get_entries().iter().any(content) {
+                continue;
+            }
+            if message.get_msg_type() == MessageType::MsgSnapshot && self.keep_offer(&message) {
                 continue;
             }
             // What the crate refuses here is from a replica whose progress it does not follow.
@@ -564,6 +604,10 @@ impl<L: Log> Consensus<L> {
 
     fn post(&mut self, messages: Vec<Message>) {
         for message in messages {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                let snapshot = Snapshot::from_raft(message.get_snapshot());
+                self.offered.extend(snapshot.map(|snapshot| (message.to, snapshot)));
+            }
             self.outbox.entry(message.to).or_default().push(message);
         }
     }

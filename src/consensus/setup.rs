@@ -4,6 +4,7 @@
 
 use super::membership::Bootstrap;
 use super::options::{InvalidOptions, Options};
+use super::snapshot::Snapshot;
 use crate::id::Incarnation;
 use crate::timer::Time;
 use crate::wal;
@@ -19,7 +20,9 @@ pub struct Setup<L> {
     pub bootstrap: Bootstrap,
     /// What the disk remembers.
     pub hard_state: wal::HardState,
-    /// The entries on disk, which begin after [`Bootstrap::INDEX`].
+    /// Where the machine begins: at a snapshot, or at [`Bootstrap::INDEX`].
+    pub snapshot: Option<Snapshot>,
+    /// The entries on disk, which reach back to where the machine begins.
     pub log: L,
     /// Times and limits.
     pub options: Options,
@@ -29,9 +32,10 @@ pub struct Setup<L> {
     pub now: Time,
 }
 
-pub(super) fn raft_config(raft_id: u64, options: &Options) -> raft::Config {
+pub(super) fn raft_config(raft_id: u64, applied: u64, options: &Options) -> raft::Config {
     raft::Config {
         id: raft_id,
+        applied,
         heartbeat_tick: options.heartbeat_ticks(),
         election_tick: options.election_ticks_min(),
         min_election_tick: options.election_ticks_min(),

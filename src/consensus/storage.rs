@@ -11,9 +11,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::prelude::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::prelude::{ConfState, Entry, EntryType, HardState, Snapshot as RaftSnapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use super::snapshot::Snapshot;
 use crate::wal;
 
 /// The persisted log, as far as Raft reads it.
@@ -50,6 +51,10 @@ pub(super) struct Window<L> {
     unconfirmed: VecDeque<Entry>,
     hard_state: HardState,
     conf_state: ConfState,
+    /// The newest snapshot that is on disk.
+    snapshot: Option<Snapshot>,
+    /// Whether a follower needs a snapshot that is newer.
+    snapshot_wanted: Cell<bool>,
     failure: RefCell<Option<LogError>>,
     /// Bytes of entries that may yet be read for followers in this portion.
     portion: Cell<u64>,
@@ -68,8 +73,32 @@ impl<L: Log> Window<L> {
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
         let failure = RefCell::new(None);
         let (portion, postponed) = (Cell::new(PORTION_BYTES), Cell::new(false));
-        let unconfirmed = VecDeque::new();
-        Self { log, unconfirmed, hard_state, conf_state, failure, portion, postponed }
+        Self {
+            log,
+            unconfirmed: VecDeque::new(),
+            hard_state,
+            conf_state,
+            snapshot: None,
+            snapshot_wanted: Cell::new(false),
+            failure,
+            portion,
+            postponed,
+        }
+    }
+
+    /// Names the snapshot that followers can be offered.
+    pub(super) fn set_snapshot(&mut self, snapshot: Option<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// Whether a follower was found that needs a newer snapshot, since this was asked last.
+    pub(super) fn take_snapshot_wanted(&self) -> bool {
+        self.snapshot_wanted.take()
+    }
+
+    /// Forgets all entries: the log begins anew after a snapshot.
+    pub(super) fn reset(&mut self) {
+        self.unconfirmed.clear();
     }
 
     /// Takes entries that are about to be written. They replace what has their index or more.
@@ -182,9 +211,19 @@ impl<L: Log> Storage for Window<L> {
         Ok(self.unconfirmed.back().map_or_else(|| self.log.last_index(), |last| last.index))
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log is whole from the bootstrap on, so nobody needs a snapshot to follow it.
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// The newest snapshot, if it is of use to the follower: it must be a member there, or it
+    /// would refuse it, and the log must go on from there. Else one of the present is asked for.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<RaftSnapshot> {
+        let useful = |snapshot: &&Snapshot| {
+            let index = snapshot.point.index;
+            let reaches = index >= request_index && index + 1 >= self.log.first_index();
+            reaches && snapshot.membership.contains(to)
+        };
+        let Some(snapshot) = self.snapshot.as_ref().filter(useful) else {
+            self.snapshot_wanted.set(true);
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        };
+        Ok(snapshot.to_raft())
     }
 }
 
@@ -231,6 +270,14 @@ pub(super) mod tests {
     pub(in crate::consensus) struct VecLog {
         pub(in crate::consensus) entries: Vec<wal::Entry>,
         pub(in crate::consensus) broken: bool,
+        /// The last entry that was forgotten, if that is not the bootstrap.
+        pub(in crate::consensus) base: Option<wal::Point>,
+    }
+
+    impl VecLog {
+        fn base(&self) -> wal::Point {
+            self.base.unwrap_or(wal::Point { index: 1, term: 1 })
+        }
     }
 
     impl Log for VecLog {
@@ -244,15 +291,16 @@ pub(super) mod tests {
 
         fn term(&self, index: u64) -> Option<u64> {
             let found = self.entries.iter().find(|entry| entry.index == index);
-            found.map(|entry| entry.term).or_else(|| (index == 1).then_some(1))
+            let base = self.base();
+            found.map(|entry| entry.term).or_else(|| (index == base.index).then_some(base.term))
         }
 
         fn first_index(&self) -> u64 {
-            2
+            self.base().index + 1
         }
 
         fn last_index(&self) -> u64 {
-            self.entries.last().map_or(1, |entry| entry.index)
+            self.entries.last().map_or_else(|| self.base().index, |entry| entry.index)
         }
     }
 
@@ -263,7 +311,7 @@ pub(super) mod tests {
 
     fn window(persisted: u64) -> Window<VecLog> {
         let entries = (2..=persisted).map(|index| entry_to_log(&entry(index, 1))).collect();
-        let log = VecLog { entries, broken: false };
+        let log = VecLog { entries, ..VecLog::default() };
         Window::new(log, wal::HardState::default(), ConfState::default())
     }
 

@@ -8,8 +8,12 @@ use proptest::prelude::*;
 use raft::Storage as _;
 
 use super::membership::Member;
+use super::snapshot::Snapshot;
 use super::storage::tests::VecLog;
 use super::*;
+
+#[path = "tests/snapshots.rs"]
+mod snapshots;
 
 /// A log that the group writes and the consensus reads.
 #[derive(Clone, Default)]
@@ -38,6 +42,7 @@ struct Replica {
     log: SharedLog,
     applied: Vec<wal::Entry>,
     reads: Vec<(u64, u64)>,
+    installed: Vec<wal::Point>,
 }
 
 /// Replicas 1 to n with a network that loses nothing, unless one is cut off.
@@ -45,6 +50,8 @@ struct Group {
     replicas: Vec<Replica>,
     now: Time,
     cut_off: Option<u64>,
+    /// Whether whoever is offered a snapshot never hears of it.
+    lose_offers: bool,
 }
 
 fn member(raft_id: u64, voter: bool) -> Member {
@@ -58,13 +65,15 @@ fn replica(raft_id: u64, voters: u64, seed: u64) -> Replica {
         incarnation: Incarnation(1),
         bootstrap: Bootstrap::new((1..=voters).map(|id| member(id, true)).collect()).unwrap(),
         hard_state: wal::HardState { term: 1, vote: 0, commit: 1 },
+        snapshot: None,
         log: log.clone(),
         options: Options::default(),
         rng: fastrand::Rng::with_seed(seed),
         now: Time::ZERO,
     };
     let consensus = Consensus::new(setup).unwrap();
-    Replica { consensus, log, applied: Vec::new(), reads: Vec::new() }
+    let (applied, reads, installed) = (Vec::new(), Vec::new(), Vec::new());
+    Replica { consensus, log, applied, reads, installed }
 }
 
 impl Replica {
@@ -88,6 +97,35 @@ impl Replica {
             }
             self.reads.extend(output.reads);
         }
+        if let Some(offer) = self.consensus.take_offer() {
+            self.install(offer);
+            self.drain();
+        }
+    }
+
+    /// Installs a snapshot as if its body had come with the offer.
+    fn install(&mut self, offer: Offer) {
+        let point = offer.snapshot.point;
+        let log = self.log.clone();
+        let installed = self.consensus.install(offer, |_| {
+            let mut log = log.0.borrow_mut();
+            (log.base, log.entries) = (Some(point), Vec::new());
+            Ok::<(), ()>(())
+        });
+        if installed.unwrap() {
+            self.installed.push(point);
+        }
+    }
+
+    /// Forgets everything that is applied, as if a snapshot with these members were on disk.
+    fn compact(&mut self, membership: Membership) {
+        let last = self.applied.last().unwrap();
+        let point = wal::Point { index: last.index, term: last.term };
+        let mut log = self.log.0.borrow_mut();
+        log.entries.retain(|entry| entry.index > point.index);
+        log.base = Some(point);
+        let snapshot = Snapshot { point, membership, bytes: 100, checksum: 7 };
+        self.consensus.set_snapshot(Some(snapshot));
     }
 
     fn step(&mut self, message: Message) -> Result<(), Refusal> {
@@ -100,7 +138,7 @@ impl Replica {
 impl Group {
     fn new(replicas: u64, voters: u64) -> Self {
         let replicas = (1..=replicas).map(|id| replica(id, voters, id)).collect();
-        Self { replicas, now: Time::ZERO, cut_off: None }
+        Self { replicas, now: Time::ZERO, cut_off: None, lose_offers: false }
     }
 
     fn at(&mut self, raft_id: u64) -> &mut Replica {
@@ -120,10 +158,13 @@ impl Group {
             if frames.is_empty() {
                 return;
             }
-            for (from, (to, frame)) in frames {
-                let to = self.at(to);
+            for (from, (receiver, frame)) in frames {
+                let to = self.at(receiver);
                 (1..=5).for_each(|raft_id| to.consensus.admit(raft_id));
                 to.consensus.handle_frame(from, &frame).unwrap();
+                if self.lose_offers {
+                    self.at(receiver).consensus.take_offer();
+                }
             }
         }
     }
@@ -519,7 +560,7 @@ fn number() -> impl Strategy<Value = u64> {
 fn hostile() -> impl Strategy<Value = Hostile> {
     let numbers = [(); 6].map(|()| number());
     let entries = prop::collection::vec((number(), any::<bool>()), 0..3);
-    let parts = (1u8..10, 2u64..4, any::<bool>(), numbers, entries, any::<bool>());
+    let parts = (1u8..11, 2u64..4, any::<bool>(), numbers, entries, any::<bool>());
     let message = parts.prop_map(|(kind, from, reject, numbers, entries, transfer)| {
         let mut message = Message::default();
         message.set_msg_type(wire::kind_from_number(kind).unwrap());
@@ -536,6 +577,16 @@ fn hostile() -> impl Strategy<Value = Hostile> {
             storage::entry_from_log(wal::Entry { term, index: 0, kind, data })
         };
         message.set_entries(entries.into_iter().map(entry).collect::<Vec<_>>().into());
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            message.set_entries(vec![].into());
+            let voters = (1..=3).filter(|id| (numbers[3] >> id) & 1 == 0);
+            let voters = voters.map(|id| member(id, (numbers[4] >> id) & 1 == 0)).collect();
+            let Ok(bootstrap) = Bootstrap::new(voters) else { return Hostile::Tick };
+            let membership = Membership::new(&bootstrap);
+            let point = wal::Point { index, term: log_term };
+            let snapshot = Snapshot { point, membership, bytes: 1, checksum: 1 };
+            message.set_snapshot(snapshot.to_raft());
+        }
         Hostile::Message(message)
     });
     prop_oneof![

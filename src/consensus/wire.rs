@@ -7,11 +7,14 @@
 //! frame    version u8 | 0 u8 | messages u16 | cluster id [16] | from u64 | to u64
 //! message  kind u8 | flags u8 | context bytes u16 | entries u32 | term u64 | log term u64
 //!          | index u64 | commit u64 | commit term u64 | reject hint u64 | context | entries
+//!          | snapshot, if the kind is 10
+//! snapshot bytes that follow u32 | file bytes u64 | file checksum u32 | membership
 //! entry    term u64 | data bytes u32 | kind u8 | 0 [3] | data
 //! ```
 //!
 //! The index of an entry is not sent: it follows from the message's, so that a gap cannot be
-//! expressed. Kinds that never leave a replica have no number here, so they cannot be expressed
+//! expressed. A snapshot is named here, by the point in `index` and `log term`, and never carried: its
+//! body travels by itself. Kinds that never leave a replica have no number here, so they cannot be expressed
 //! either: proposals, read requests, transfers and Raft's local messages.
 //!
 //! Pure. Decoding never panics, allocates no more than a small multiple of the frame, and copies
@@ -21,6 +24,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft::prelude::{Entry, EntryType, Message, MessageType};
 use uuid::Uuid;
 
+use super::snapshot::Snapshot;
 use super::storage::{entry_from_log, entry_to_log};
 use crate::wal;
 
@@ -64,6 +68,9 @@ pub enum WireError {
         /// Bytes of the context.
         bytes: usize,
     },
+    /// What describes a snapshot cannot be.
+    #[error("snapshot cannot be")]
+    MalformedSnapshot,
     /// A number that has to be zero is not, or a flag does not exist.
     #[error("reserved bits are set")]
     Reserved,
@@ -183,7 +190,11 @@ fn encode_frame(envelope: Envelope, messages: &[Message], bytes: usize) -> Optio
 fn encoded_bytes(message: &Message) -> usize {
     let entries = message.get_entries().iter();
     let entries: usize = entries.map(|entry| ENTRY_HEADER_BYTES + payload(entry).len()).sum();
-    MESSAGE_HEADER_BYTES + message.context.len() + entries
+    let snapshot = match message.get_msg_type() == MessageType::MsgSnapshot {
+        true => 4 + message.get_snapshot().data.len(),
+        false => 0,
+    };
+    MESSAGE_HEADER_BYTES + message.context.len() + entries + snapshot
 }
 
 /// What of an entry travels: see [`entry_to_log`].
@@ -207,8 +218,9 @@ fn encode_message(frame: &mut BytesMut, message: &Message) {
     frame.put_u16_le(context_bytes);
     frame.put_u32_le(count);
     frame.put_u64_le(message.term);
-    frame.put_u64_le(message.log_term);
-    frame.put_u64_le(message.index);
+    let point = point_of(message);
+    frame.put_u64_le(point.term);
+    frame.put_u64_le(point.index);
     frame.put_u64_le(message.commit);
     frame.put_u64_le(message.commit_term);
     frame.put_u64_le(message.reject_hint);
@@ -221,6 +233,20 @@ fn encode_message(frame: &mut BytesMut, message: &Message) {
         frame.put_bytes(0, 3);
         frame.put_slice(&entry.data);
     }
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        let data = &message.get_snapshot().data;
+        frame.put_u32_le(u32::try_from(data.len()).expect("a membership is a few KiB"));
+        frame.put_slice(data);
+    }
+}
+
+/// What the fields `index` and `log term` are: of a snapshot, its own.
+fn point_of(message: &Message) -> wal::Point {
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        let metadata = message.get_snapshot().get_metadata();
+        return wal::Point { index: metadata.index, term: metadata.term };
+    }
+    wal::Point { index: message.index, term: message.log_term }
 }
 
 fn decode_message(input: &mut Bytes) -> Result<Message, WireError> {
@@ -253,7 +279,23 @@ fn decode_message(input: &mut Bytes) -> Result<Message, WireError> {
         return Err(WireError::Reserved);
     }
     message.entries = decode_entries(input, message.index, count)?.into();
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        decode_snapshot(input, &mut message)?;
+    }
     Ok(message)
+}
+
+fn decode_snapshot(input: &mut Bytes, message: &mut Message) -> Result<(), WireError> {
+    let bytes = usize::try_from(input.try_get_u32_le()?).map_err(|_| WireError::Truncated)?;
+    let data = take(input, bytes)?;
+    let point = wal::Point { index: message.index, term: message.log_term };
+    let snapshot = Snapshot::decode(point, &data).ok_or(WireError::MalformedSnapshot)?;
+    if !message.get_entries().is_empty() {
+        return Err(WireError::Reserved);
+    }
+    (message.index, message.log_term) = (0, 0);
+    message.set_snapshot(snapshot.to_raft());
+    Ok(())
 }
 
 fn decode_entries(input: &mut Bytes, index: u64, count: usize) -> Result<Vec<Entry>, WireError> {
@@ -299,7 +341,7 @@ pub(super) fn kind_from_number(number: u8) -> Option<MessageType> {
     SENDABLE.iter().find(|(sendable, _)| *sendable == number).map(|(_, kind)| *kind)
 }
 
-const SENDABLE: [(u8, MessageType); 9] = [
+const SENDABLE: [(u8, MessageType); 10] = [
     (1, MessageType::MsgAppend),
     (2, MessageType::MsgAppendResponse),
     (3, MessageType::MsgHeartbeat),
@@ -309,6 +351,7 @@ const SENDABLE: [(u8, MessageType); 9] = [
     (7, MessageType::MsgRequestVote),
     (8, MessageType::MsgRequestVoteResponse),
     (9, MessageType::MsgTimeoutNow),
+    (10, MessageType::MsgSnapshot),
 ];
 
 #[cfg(test)]

@@ -253,7 +253,7 @@ fn without_effect(operation: Operation, error: Error) -> Error {
         Operation::Query if error.effect() == Effect::Unknown => {
             Error::Refused { code: ErrorCode::NoQuorum, message: error.to_string() }
         }
-        Operation::Command | Operation::Query => error,
+        Operation::Command | Operation::Member(_) | Operation::Query => error,
     }
 }
 

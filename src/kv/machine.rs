@@ -8,11 +8,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use bytes::{Buf, Bytes};
 
 use super::command::{Command, KEY_BYTES_MAX, Query, Response, VALUE_BYTES_MAX};
-use crate::replica::{InvalidSnapshot, Machine};
+use crate::replica::{Effects, Image, InvalidSnapshot, Machine};
 
 /// The replicated map.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -58,6 +59,21 @@ impl KvMachine {
         self.entries.get(key).map(|entry| (entry.revision, &entry.value))
     }
 
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.revision.to_le_bytes());
+        out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
+        for (key, entry) in &self.entries {
+            let bytes = |bytes: &Bytes| u32::try_from(bytes.len()).expect("limits are checked");
+            out.extend_from_slice(&bytes(key).to_le_bytes());
+            out.extend_from_slice(&bytes(&entry.value).to_le_bytes());
+            out.extend_from_slice(&entry.revision.to_le_bytes());
+            out.extend_from_slice(key);
+            out.extend_from_slice(&entry.value);
+        }
+        out
+    }
+
     fn change(&mut self, index: u64, command: Command) -> Response {
         match command {
             Command::Clear { key } => {
@@ -77,7 +93,7 @@ impl KvMachine {
 }
 
 impl Machine for KvMachine {
-    fn apply(&mut self, index: u64, command: &Bytes) -> Bytes {
+    fn apply(&mut self, index: u64, command: &Bytes, _: &mut Effects) -> Bytes {
         let response = match Command::decode(command) {
             Ok(command) => self.change(index, command),
             Err(reason) => Response::Refused(reason),
@@ -98,30 +114,22 @@ impl Machine for KvMachine {
         response.encode()
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.revision.to_le_bytes());
-        out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
-        for (key, entry) in &self.entries {
-            let bytes = |bytes: &Bytes| u32::try_from(bytes.len()).expect("limits are checked");
-            out.extend_from_slice(&bytes(key).to_le_bytes());
-            out.extend_from_slice(&bytes(&entry.value).to_le_bytes());
-            out.extend_from_slice(&entry.revision.to_le_bytes());
-            out.extend_from_slice(key);
-            out.extend_from_slice(&entry.value);
-        }
-        out
+    fn snapshot(&self) -> Image {
+        let state = self.clone();
+        Box::new(move |out| out.write_all(&state.encode()))
     }
 
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), InvalidSnapshot> {
-        *self = decode(snapshot)?;
+    fn restore(&mut self, snapshot: &mut dyn Read) -> Result<(), InvalidSnapshot> {
+        let mut bytes = Vec::new();
+        snapshot.read_to_end(&mut bytes)?;
+        *self = decode(&bytes)?;
         Ok(())
     }
 }
 
 fn decode(mut input: &[u8]) -> Result<KvMachine, InvalidSnapshot> {
-    let damaged = |reason| InvalidSnapshot { reason };
-    let short = |_| InvalidSnapshot { reason: "cut short" };
+    let damaged = |reason: &str| InvalidSnapshot::new(reason);
+    let short = |_| InvalidSnapshot::new("cut short");
     if input.try_get_u8().map_err(short)? != VERSION {
         return Err(damaged("unknown version"));
     }
@@ -163,7 +171,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn apply(machine: &mut KvMachine, index: u64, command: Command) -> Response {
-        Response::decode(&machine.apply(index, &command.encode().unwrap())).unwrap()
+        Response::decode(&machine.apply(index, &command.encode().unwrap(), &mut Effects::default()))
+            .unwrap()
     }
 
     fn set(machine: &mut KvMachine, index: u64, key: &str, value: &str) -> Response {
@@ -207,7 +216,12 @@ mod tests {
         let mut machine = KvMachine::new();
         set(&mut machine, 2, "a", "1");
         let before = machine.clone();
-        let response = Response::decode(&machine.apply(3, &Bytes::from_static(b"\x07"))).unwrap();
+        let response = Response::decode(&machine.apply(
+            3,
+            &Bytes::from_static(b"\x07"),
+            &mut Effects::default(),
+        ))
+        .unwrap();
         assert!(matches!(response, Response::Refused(_)), "{response:?}");
         assert_eq!(machine, before);
     }
@@ -218,13 +232,13 @@ mod tests {
         let mut machine = KvMachine::new();
         set(&mut machine, 2, "a", "1");
         set(&mut machine, 3, "b", "2");
-        let (snapshot, before) = (machine.snapshot(), machine.clone());
+        let (snapshot, before) = (machine.encode(), machine.clone());
         for cut in 0..snapshot.len() {
-            assert!(machine.restore(&snapshot[..cut]).is_err(), "cut at {cut}");
+            assert!(machine.restore(&mut &snapshot[..cut]).is_err(), "cut at {cut}");
         }
         let mut long = snapshot;
         long.push(0);
-        assert!(machine.restore(&long).is_err());
+        assert!(machine.restore(&mut &long[..]).is_err());
         assert_eq!(machine, before);
     }
 
@@ -255,8 +269,8 @@ mod tests {
                 prop_assert_eq!(found, model.get(&key).cloned());
             }
             let mut restored = KvMachine::new();
-            restored.restore(&machine.snapshot()).unwrap();
-            prop_assert_eq!(restored.snapshot(), machine.snapshot());
+            restored.restore(&mut &machine.encode()[..]).unwrap();
+            prop_assert_eq!(restored.encode(), machine.encode());
             prop_assert_eq!(restored, machine);
         }
     }

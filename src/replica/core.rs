@@ -13,16 +13,26 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::alarms::Alarms;
 use super::error::ReplicaError;
-use super::machine::Machine;
+use super::machine::{Effects, Machine};
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
+use super::transfer::Frame;
 use crate::consensus::membership::{Bootstrap, Change};
 use crate::consensus::{self, Consensus, Log, Persist, ProposeError, Refusal, Role, StartError};
 use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
+use snapshots::Snapshots;
+
+mod members;
+mod proposals;
+mod reads;
+mod snapshots;
+
+pub use members::MemberChange;
 
 /// Entries applied in one turn before whatever else waits has its turn; a little more if they are
 /// small.
@@ -35,6 +45,9 @@ pub struct Core<M, T, L: Log = SharedLog> {
     options: Options,
     now: Time,
     applied: u64,
+    /// The term of that entry.
+    applied_term: u64,
+    snapshots: Snapshots,
     has_room: bool,
     /// Whether committed entries are left for the next turn.
     has_more: bool,
@@ -50,7 +63,16 @@ pub struct Core<M, T, L: Log = SharedLog> {
     rounds: BTreeMap<u64, Vec<Operation<T>>>,
     /// Confirmed, waiting until this index is applied.
     confirmed: BTreeMap<u64, Vec<Operation<T>>>,
+    /// Waiting for something to happen; answered by any replica.
+    pending: Vec<Operation<T>>,
+    /// The index after which `pending` was looked at last.
+    pending_seen: u64,
+    /// Transfers of the leadership under way, by raft id.
+    handovers: Vec<(u64, Operation<T>)>,
+    /// Reads in all four of these.
     read_count: usize,
+    alarms: Alarms,
+    effects: Effects,
     /// No accepted operation has an earlier deadline.
     expiry: Option<Time>,
     persists: VecDeque<Persist>,
@@ -121,18 +143,24 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             incarnation: setup.incarnation,
             bootstrap: setup.bootstrap,
             hard_state: setup.hard_state,
+            snapshot: setup.snapshot.clone(),
             log: setup.log,
             options: setup.options.consensus.clone(),
             rng: setup.rng,
             now: setup.now,
         })?;
+        let bootstrap = wal::Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
+        let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
+        let transfers = Self::new_transfers(&consensus, &setup.options);
         let seen = Event { role: Role::Follower, term: consensus.term(), leader: None };
         Ok(Self {
             consensus,
             machine: setup.machine,
             options: setup.options,
             now: setup.now,
-            applied: Bootstrap::INDEX,
+            applied: start.index,
+            applied_term: start.term,
+            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshot),
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -141,7 +169,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             reads: Vec::new(),
             rounds: BTreeMap::new(),
             confirmed: BTreeMap::new(),
+            pending: Vec::new(),
+            pending_seen: start.index,
+            handovers: Vec::new(),
             read_count: 0,
+            alarms: Alarms::default(),
+            effects: Effects::default(),
             expiry: None,
             persists: VecDeque::new(),
             to_apply: VecDeque::new(),
@@ -155,45 +188,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         })
     }
 
-    /// Accepts a command for the next turn's proposal, or answers at once why not.
-    ///
-    /// Until `deadline` the answer is certain: committed, refused, or replaced by another leader's
-    /// entry. At the deadline it is [`ReplicaError::QuorumFailed`], and the command may yet commit.
-    pub fn propose(&mut self, command: Bytes, deadline: Time, ticket: T) {
-        if let Err(error) = self.may_propose(&command) {
-            return self.answer(ticket, Err(error));
-        }
-        let size = command.len();
-        self.command_bytes += size;
-        self.expire_at(deadline);
-        self.queued.push(Operation { bytes: command, size, deadline, ticket });
-    }
-
-    /// Accepts a query that must see every write acknowledged before now, or answers why not.
-    ///
-    /// At the deadline the answer is [`ReplicaError::NoQuorum`].
-    pub fn read(&mut self, query: Bytes, deadline: Time, ticket: T) {
-        let refusal = match self.leads() {
-            Err(error) => Some(error),
-            Ok(()) if self.read_count >= self.options.reads_max => {
-                Some(ReplicaError::ProposalsFull)
-            }
-            Ok(()) => None,
-        };
-        if let Some(error) = refusal {
-            return self.answer(ticket, Err(error));
-        }
-        self.read_count += 1;
-        self.expire_at(deadline);
-        self.reads.push(Operation { size: query.len(), bytes: query, deadline, ticket });
-    }
-
-    /// Answers a query from whatever has been applied here, however old that is; the index says
-    /// how far it reaches.
-    pub fn read_stale(&self, query: &Bytes) -> (u64, Bytes) {
-        (self.applied, self.machine.query(query))
-    }
-
     /// Takes a frame from the authenticated link of the replica `from`.
     ///
     /// # Errors
@@ -203,7 +197,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.failure.is_some() {
             return Ok(());
         }
-        self.consensus.handle_frame(from, frame)
+        if !Frame::is_one(frame) {
+            return self.consensus.handle_frame(from, frame);
+        }
+        let result = self.handle_transfer(from, frame);
+        if let Err(refusal) = &result {
+            self.consensus.count(refusal);
+        }
+        result
     }
 
     /// Says that what was sent to this replica was probably lost.
@@ -255,8 +256,13 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         }
         self.observe();
+        self.answer_handovers();
+        self.propose_alarms();
         self.propose_queued();
+        self.move_snapshots();
         self.drain();
+        self.take_snapshot();
+        self.answer_pending();
         self.expire();
         self.observe_followers();
     }
@@ -269,7 +275,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.has_more {
             return Some(self.now);
         }
-        crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry)
+        let due = crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry);
+        let due = crate::timer::earliest(due, self.snapshots.transfers.poll_timeout());
+        crate::timer::earliest(due, self.alarms.poll_timeout())
     }
 
     /// Whether the last turn has left work undone, so that a driver lets others run and comes back.
@@ -287,6 +295,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             *barrier = barrier.filter(|barrier| *barrier > number);
         }
         self.drain();
+        self.answer_pending();
     }
 
     /// Stops for good: a write or sync failed, so nothing that was waiting may be promised.
@@ -301,6 +310,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         waiting.extend(std::mem::take(&mut self.proposed).into_values());
         waiting.extend(self.take_unconfirmed_reads());
         waiting.extend(std::mem::take(&mut self.confirmed).into_values().flatten());
+        waiting.append(&mut self.pending);
+        waiting.extend(std::mem::take(&mut self.handovers).into_iter().map(|(_, it)| it));
+        self.alarms.follow();
         (self.command_bytes, self.read_count, self.expiry) = (0, 0, None);
         for operation in waiting {
             self.answer(operation.ticket, Err(ReplicaError::Io { reason: reason.clone() }));
@@ -314,7 +326,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     /// Frames to send, each with the raft id of its receiver.
     pub fn take_frames(&mut self) -> Vec<(u64, Bytes)> {
-        if self.failure.is_some() { Vec::new() } else { self.consensus.take_frames() }
+        if self.failure.is_some() {
+            return Vec::new();
+        }
+        let mut frames = self.consensus.take_frames();
+        frames.append(&mut self.snapshots.transfers.take_frames());
+        frames
     }
 
     /// Answers, in the order in which they came about.
@@ -365,6 +382,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             members: self.consensus.membership().members().collect(),
             followers: self.consensus.followers(),
             repair: self.repair,
+            snapshots: self.snapshots.status(),
             waiting: Waiting {
                 proposals: self.queued.len() + self.proposed.len(),
                 bytes: self.command_bytes,
@@ -373,24 +391,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             refusals: self.consensus.refusals(),
             failure: self.failure.clone(),
         }
-    }
-
-    fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {
-        self.leads()?;
-        let (bytes, bytes_max) = (command.len(), self.options.command_bytes_max);
-        if bytes == 0 {
-            return Err(ReplicaError::CommandEmpty);
-        }
-        if bytes > bytes_max {
-            return Err(ReplicaError::CommandTooLarge { bytes, bytes_max });
-        }
-        if !self.has_room {
-            return Err(ReplicaError::NoSpace);
-        }
-        let proposals = self.queued.len() + self.proposed.len();
-        let full = proposals >= self.options.proposals_max
-            || self.command_bytes + bytes > self.options.proposal_bytes_max.max(bytes);
-        if full { Err(ReplicaError::ProposalsFull) } else { Ok(()) }
     }
 
     fn leads(&self) -> Result<(), ReplicaError> {
@@ -428,42 +428,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.repair = Repair::default();
             self.repair_matched.clear();
         }
+        if event.role != Role::Leader {
+            self.alarms.follow();
+        } else if !led || event.term != self.seen.term {
+            // What it has not applied yet changes its alarms when it is applied.
+            self.alarms.lead(self.now, self.machine.alarms());
+        }
         self.seen = event.clone();
         self.events.push(event);
-    }
-
-    fn take_unconfirmed_reads(&mut self) -> Vec<Operation<T>> {
-        let mut reads: Vec<_> = std::mem::take(&mut self.rounds).into_values().flatten().collect();
-        reads.append(&mut self.reads);
-        reads
-    }
-
-    fn propose_queued(&mut self) {
-        if self.queued.is_empty() {
-            return;
-        }
-        let queued = std::mem::take(&mut self.queued);
-        let commands = queued.iter().map(|operation| operation.bytes.clone()).collect();
-        match self.consensus.propose(commands) {
-            Ok((first, term)) => {
-                for (index, mut operation) in (first..).zip(queued) {
-                    operation.bytes = Bytes::new();
-                    self.proposed.insert((index, term), operation);
-                }
-            }
-            Err(error) => {
-                for operation in queued {
-                    self.command_bytes -= operation.size;
-                    let error = match error {
-                        ProposeError::NotLeader => self.not_leader(),
-                        ProposeError::ChangePending | ProposeError::Full => {
-                            ReplicaError::ProposalsFull
-                        }
-                    };
-                    self.answer(operation.ticket, Err(error));
-                }
-            }
-        }
     }
 
     /// Takes outputs of the consensus and applies, until there is nothing more to do or it is much:
@@ -501,15 +473,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
     }
 
-    fn begin_round(&mut self) {
-        if self.reads.is_empty() {
-            return;
-        }
-        if let Some(round) = self.consensus.begin_read() {
-            self.rounds.insert(round, std::mem::take(&mut self.reads));
-        }
-    }
-
     /// Applies what is committed and waits for no write; returns whether there was anything.
     fn apply(&mut self) -> bool {
         let before = self.applied;
@@ -525,7 +488,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     fn apply_entry(&mut self, entry: &wal::Entry) {
         assert_eq!(entry.index, self.applied + 1, "committed entries come in order, each once");
-        self.applied = entry.index;
+        (self.applied, self.applied_term) = (entry.index, entry.term);
+        self.snapshots.applied(entry);
         let response = match entry.kind {
             wal::EntryKind::Membership => {
                 self.consensus.apply_membership(entry);
@@ -533,8 +497,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
             // A new leader's first entry has no command.
             wal::EntryKind::Normal if entry.data.is_empty() => Bytes::new(),
-            wal::EntryKind::Normal => self.machine.apply(entry.index, &entry.data),
+            wal::EntryKind::Normal => {
+                self.machine.apply(entry.index, &entry.data, &mut self.effects)
+            }
         };
+        self.alarms.take(self.now, &mut self.effects);
         while let Some(waiting) = self.proposed.first_entry() {
             let (index, term) = *waiting.key();
             if index > entry.index {
@@ -549,20 +516,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 Err(ReplicaError::NotLeader { leader: self.leader() })
             };
             self.answer(operation.ticket, result);
-        }
-    }
-
-    fn answer_reads(&mut self) {
-        while let Some(waiting) = self.confirmed.first_entry() {
-            if *waiting.key() > self.applied {
-                break;
-            }
-            for operation in waiting.remove() {
-                self.read_count -= 1;
-                let response = self.machine.query(&operation.bytes);
-                let (index, term) = (self.applied, self.consensus.term());
-                self.answer(operation.ticket, Ok(Applied { index, term, response }));
-            }
         }
     }
 
@@ -593,12 +546,25 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.command_bytes -= operation.size;
             self.answer(operation.ticket, Err(ReplicaError::QuorumFailed));
         }
+        for operation in self.queued.extract_if(.., due).collect::<Vec<_>>() {
+            self.command_bytes -= operation.size;
+            self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
+        }
         for operation in reads {
             self.read_count -= 1;
             self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
         }
-        let rest = self.proposed.values().chain(&self.reads);
-        let rest = rest.chain(self.rounds.values().flatten());
+        for (_, operation) in self.handovers.extract_if(.., |(_, it)| it.deadline <= now) {
+            self.done.push(Done { ticket: operation.ticket, result: Err(ReplicaError::NoQuorum) });
+        }
+        for operation in self.pending.extract_if(.., due).collect::<Vec<_>>() {
+            self.read_count -= 1;
+            let response = self.machine.query(&operation.bytes);
+            self.answer_query(operation.ticket, response);
+        }
+        let rest = self.proposed.values().chain(&self.reads).chain(&self.pending);
+        let rest = rest.chain(self.handovers.iter().map(|(_, operation)| operation));
+        let rest = rest.chain(&self.queued).chain(self.rounds.values().flatten());
         let rest = rest.chain(self.confirmed.values().flatten());
         self.expiry = rest.map(|operation| operation.deadline).min();
     }

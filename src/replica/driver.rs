@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::core::{Applied, Core, Event, Reply};
+use super::core::{Applied, Core, Event, MemberChange, Reply};
 use super::error::ReplicaError;
+use super::formation;
 use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
 use super::machine::Machine;
-use super::service;
+use super::service::{self, Verb};
 use super::setup::{Options, Setup};
+use super::snapshot::JobDone;
 use super::store::{Store, settle};
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
@@ -27,14 +29,17 @@ pub(super) async fn run<M: Machine>(
     name: &'static str,
     mut options: Options,
     store: Store,
-    machine: M,
+    mut machine: M,
     shared: &Arc<Shared>,
 ) -> Result<(), Stopped> {
+    store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
         bootstrap: store.bootstrap().clone(),
+        snapshot: store.snapshot().cloned(),
+        older_snapshot: store.older_snapshot(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine,
@@ -45,6 +50,8 @@ pub(super) async fn run<M: Machine>(
     };
     let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     let subject = service::frames_subject(name);
+    // Only one driver runs for what is shared, so nothing is there before.
+    let _ = shared.bootstrap.set(store.bootstrap().encode());
     shared.run();
     let mut driver = Driver {
         node,
@@ -55,11 +62,15 @@ pub(super) async fn run<M: Machine>(
         shared: Arc::clone(shared),
         inputs: Vec::new(),
         unwritten: None,
+        job: None,
+        membership_changes: 0,
         names: HashMap::new(),
         raft_ids: HashMap::new(),
     };
     driver.read_members();
-    driver.run().await
+    let ended = driver.run().await;
+    driver.end_job().await;
+    ended
 }
 
 /// Keeps commands and messages small enough for a payload of the node. An entry that no message can
@@ -90,6 +101,10 @@ struct Driver<M> {
     inputs: Vec<Input>,
     /// What a full disk did not take.
     unwritten: Option<Persist>,
+    /// Work on snapshots in another thread, which holds the directory until it ends.
+    job: Option<tokio::task::JoinHandle<JobDone>>,
+    /// How often the members had changed when they were read.
+    membership_changes: u64,
     /// Members by raft id and by name; read again when somebody is not there.
     names: HashMap<u64, NodeId>,
     raft_ids: HashMap<NodeId, u64>,
@@ -106,9 +121,21 @@ impl<M: Machine> Driver<M> {
                     None => std::future::pending().await,
                 }
             };
+            let job = async {
+                match &mut self.job {
+                    Some(job) => job.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = timer => {}
+                done = job => {
+                    self.job = None;
+                    // An image that panics would do so again at every attempt.
+                    let done = done.map_err(|error| Stopped::new(StopCause::Failed, &error))?;
+                    self.core.job_done(done);
+                }
             }
             self.turn();
             if self.core.has_more() {
@@ -126,6 +153,11 @@ impl<M: Machine> Driver<M> {
     fn turn(&mut self) {
         self.take_inputs();
         self.core.turn(self.shared.clock.now());
+        let changes = self.core.consensus().membership_changes();
+        if changes != self.membership_changes {
+            self.membership_changes = changes;
+            self.read_members();
+        }
         let mut lost = Vec::new();
         let (node, subject, names) = (&self.node, &self.subject, &self.names);
         let done = settle(&mut self.core, &mut self.store, &mut self.unwritten, |to, frame| {
@@ -141,12 +173,37 @@ impl<M: Machine> Driver<M> {
             }
             self.core.unreachable(raft_id);
         }
+        self.begin_job();
         for event in self.core.take_events() {
             self.announce(event);
         }
         for answer in done {
             // Nobody waits any more: the answer is dropped with its channel.
             drop(answer.ticket.send(answer.result));
+        }
+    }
+
+    /// Begins what should not hold up a turn.
+    fn begin_job(&mut self) {
+        if self.job.is_some() {
+            return;
+        }
+        if let Some(job) = self.core.take_job() {
+            let (files, log) = (self.store.files().clone(), self.store.log());
+            self.job = Some(tokio::task::spawn_blocking(move || {
+                let done = job.run(&files);
+                // With the log goes the lock of the directory.
+                drop(log);
+                done
+            }));
+        }
+    }
+
+    /// Waits until nobody writes into the directory any more.
+    async fn end_job(&mut self) {
+        if let Some(job) = self.job.take() {
+            self.store.files().cancel();
+            drop(job.await);
         }
     }
 
@@ -157,12 +214,20 @@ impl<M: Machine> Driver<M> {
         for input in inputs.drain(..) {
             match input {
                 // Nobody waits for it: it must not take effect after its caller was told otherwise.
-                Input::Propose { deadline, reply, .. } | Input::Read { deadline, reply, .. }
+                Input::Member { deadline, reply, .. }
+                | Input::Propose { deadline, reply, .. }
+                | Input::Read { deadline, reply, .. }
                     if deadline <= now =>
                 {
                     drop(reply.send(Err(ReplicaError::NoQuorum)));
                 }
                 Input::Frame { from, frame } => self.frame(&from, &frame),
+                Input::Member { verb, name, deadline, reply } => {
+                    match self.member_change(verb, &name) {
+                        Ok(change) => self.core.change_member(change, deadline, reply),
+                        Err(error) => drop(reply.send(Err(error))),
+                    }
+                }
                 Input::Propose { command, deadline, reply } => {
                     self.core.propose(command, deadline, reply);
                 }
@@ -173,6 +238,7 @@ impl<M: Machine> Driver<M> {
                     drop(reply.send(Ok(Applied { index, term, response })));
                 }
                 Input::Status { reply } => drop(reply.send(Box::new(self.core.status()))),
+                Input::Wait { query, deadline, reply } => self.core.wait(query, deadline, reply),
             }
         }
         self.inputs = inputs;
@@ -190,7 +256,47 @@ impl<M: Machine> Driver<M> {
         if !self.raft_ids.contains_key(node) {
             self.read_members();
         }
+        if !self.raft_ids.contains_key(node) {
+            self.admit(node);
+        }
         self.raft_ids.get(node).copied()
+    }
+
+    /// Hears a replica that joined after what has been applied here, on the word of its handshake.
+    /// Whoever follows a leader needs nobody else.
+    fn admit(&mut self, node: &NodeId) {
+        let consensus = self.core.consensus();
+        let alone = consensus.leader().is_none();
+        let outside = !consensus.membership().contains(self.core.raft_id());
+        if (alone || outside)
+            && let Some(raft_id) = self.announced(node)
+        {
+            self.core.admit(raft_id);
+            self.raft_ids.insert(node.clone(), raft_id);
+            self.names.insert(raft_id, node.clone());
+        }
+    }
+
+    /// The raft id of a linked node's directory, if that belongs to this cluster.
+    fn announced(&self, node: &NodeId) -> Option<u64> {
+        let cluster = self.core.consensus().cluster().to_string();
+        formation::announced_by(&self.node, self.name, node, &cluster)
+    }
+
+    fn member_change(&self, verb: Verb, name: &Bytes) -> Result<MemberChange, ReplicaError> {
+        let text = String::from_utf8_lossy(name);
+        let node = NodeId::new(&text).map_err(|_| ReplicaError::MemberName)?;
+        Ok(match verb {
+            Verb::Add => {
+                let Some(raft_id) = self.announced(&node) else {
+                    return Err(ReplicaError::MemberUnknown { node });
+                };
+                MemberChange::AddLearner { node, raft_id }
+            }
+            Verb::Promote => MemberChange::Promote(node),
+            Verb::Remove => MemberChange::Remove(node),
+            Verb::Transfer => MemberChange::Transfer(node),
+        })
     }
 
     fn read_members(&mut self) {

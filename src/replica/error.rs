@@ -7,6 +7,9 @@ use crate::id::NodeId;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplicaError {
+    /// A change of the members is under way. Nothing was proposed.
+    #[error("a change of the members is under way")]
+    ChangePending,
     /// The command has no bytes; those mean nothing to a machine. It was not proposed.
     #[error("command is empty")]
     CommandEmpty,
@@ -25,6 +28,33 @@ pub enum ReplicaError {
         /// In the words of the disk.
         reason: String,
     },
+    /// There is a member of this name with another directory, or of this directory with another
+    /// name. It has to be removed first. Nothing was changed.
+    #[error("{node} is a member already, with another directory")]
+    MemberExists {
+        /// The member that there is.
+        node: NodeId,
+    },
+    /// The learner lacks too much to vote, or does not answer. Nothing was changed.
+    #[error("{node} lacks {lag} entries, or does not answer; to vote it may lack {lag_max}")]
+    MemberLags {
+        /// The learner.
+        node: NodeId,
+        /// Entries it lacks, as far as is known.
+        lag: u64,
+        /// Entries it may lack.
+        lag_max: u64,
+    },
+    /// The bytes are not the name of a node. Nothing was changed.
+    #[error("that is not the name of a node")]
+    MemberName,
+    /// There is no such member; for a new one: no peer of this name that has a directory for this
+    /// cluster. Nothing was changed.
+    #[error("{node} is no member, or is not linked to the leader")]
+    MemberUnknown {
+        /// Who was named.
+        node: NodeId,
+    },
     /// No leader is known, or no quorum confirmed the leader within the deadline. A proposal was
     /// not proposed; a read was not answered.
     #[error("no quorum")]
@@ -39,9 +69,25 @@ pub enum ReplicaError {
         /// Who leads, if known.
         leader: Option<NodeId>,
     },
+    /// A learner cannot lead. Nothing was changed.
+    #[error("{node} does not vote")]
+    NotVoter {
+        /// Who was named.
+        node: NodeId,
+    },
     /// Too much waits for the quorum. Nothing was proposed.
     #[error("too many proposals wait for the quorum")]
     ProposalsFull,
+    /// Without this member too few voters would answer to decide anything. Nothing was changed.
+    #[error("without {node} only {answering} of {voters} voters would answer")]
+    QuorumAtRisk {
+        /// Who was to be removed.
+        node: NodeId,
+        /// Voters that would answer.
+        answering: usize,
+        /// Voters there would be.
+        voters: usize,
+    },
     /// The proposal was not committed within its deadline. It may be committed later.
     #[error("no quorum acknowledged in time")]
     QuorumFailed,
@@ -55,12 +101,19 @@ impl ReplicaError {
     /// The code on the wire.
     pub const fn code(&self) -> ErrorCode {
         match self {
+            Self::ChangePending => ErrorCode::ChangePending,
             Self::CommandEmpty => ErrorCode::InvalidPayload,
             Self::CommandTooLarge { .. } => ErrorCode::PayloadTooLarge,
             Self::Io { .. } => ErrorCode::IoError,
+            Self::MemberExists { .. } => ErrorCode::MemberExists,
+            Self::MemberLags { .. } => ErrorCode::MemberLags,
+            Self::MemberName => ErrorCode::InvalidPayload,
+            Self::MemberUnknown { .. } => ErrorCode::MemberUnknown,
             Self::NoQuorum => ErrorCode::NoQuorum,
             Self::NoSpace => ErrorCode::NoSpace,
             Self::NotLeader { .. } => ErrorCode::NotLeader,
+            Self::NotVoter { .. } => ErrorCode::NotVoter,
+            Self::QuorumAtRisk { .. } => ErrorCode::QuorumAtRisk,
             Self::ProposalsFull => ErrorCode::ProposalsFull,
             Self::QuorumFailed => ErrorCode::QuorumFailed,
             Self::Stopped => ErrorCode::NoReplica,
@@ -75,5 +128,28 @@ impl ReplicaError {
     /// Whether the same operation may succeed later.
     pub const fn is_retryable(&self) -> bool {
         self.code().is_retryable()
+    }
+}
+
+/// Why a change of the members was not made, or may not have been. It may come from another node,
+/// so it is known by its code.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct MemberError {
+    /// What it is.
+    pub code: ErrorCode,
+    /// In the words of the replica that refused it.
+    pub message: String,
+}
+
+impl MemberError {
+    /// Whether the change may have been made, or may yet be.
+    pub const fn effect(&self) -> Effect {
+        self.code.effect()
+    }
+
+    /// Whether the same request may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        self.code.is_retryable()
     }
 }

@@ -10,14 +10,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::handle::{Phase, ReplicaSettings, Shared, StopCause};
+use super::snapshot::SnapshotError;
 use super::store::{Store, StoreError};
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member};
 use crate::id::NodeId;
 use crate::node::Node;
 use crate::wal::{Disk, OpenMode};
 
+/// How long a linked node may take to say how the cluster began, and how long until it is looked
+/// again for one that does.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Holds the raft id of a directory until there is a log that has it.
 const RAFT_ID_FILE: &str = "raft-id";
 
@@ -56,6 +62,12 @@ impl FormationError {
             Self::Io { .. } => StopCause::Failed,
             Self::Malformed { .. } | Self::Store(StoreError::Bootstrap(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Incomplete { .. }) => StopCause::Configuration,
+            Self::Store(StoreError::Snapshot(error)) if error.is_damage() => StopCause::Corrupt,
+            Self::Store(StoreError::Snapshot(
+                SnapshotError::Foreign { .. } | SnapshotError::NewerFormat { .. },
+            )) => StopCause::Configuration,
+            Self::Store(StoreError::Snapshot(_)) => StopCause::Failed,
+            Self::Store(StoreError::Restore(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
             Self::Store(StoreError::Wal(_)) => StopCause::Failed,
@@ -76,6 +88,14 @@ pub(super) async fn form(
         Ok(Some(store)) => return adopt(disk.as_ref(), dir, node, name, store),
         Ok(None) | Err(StoreError::Incomplete { .. }) => {}
         Err(error) => return Err(error.into()),
+    }
+    if settings.join {
+        let raft_id = raft_id(disk.as_ref(), dir)?;
+        announce(node, name, raft_id, None);
+        let bootstrap = find_cluster(node, name, shared).await?;
+        let id = node.id().clone();
+        let store = Store::create(Arc::clone(&disk), dir, settings.wal, id, raft_id, &bootstrap)?;
+        return adopt(disk.as_ref(), dir, node, name, store);
     }
     if !settings.members.contains(node.id()) {
         return Err(FormationError::NotMember { node: node.id().clone() });
@@ -127,6 +147,45 @@ pub(super) fn raft_id_label(name: &str) -> String {
 
 fn cluster_label(name: &str) -> String {
     format!("_{name}.cluster")
+}
+
+/// Waits until a linked node runs a replica, and asks it how the cluster began: a new directory
+/// begins the same way, and follows.
+async fn find_cluster(
+    node: &Node,
+    name: &str,
+    shared: &Shared,
+) -> Result<Bootstrap, FormationError> {
+    let label = cluster_label(name);
+    let mut events = node.events();
+    *shared.progress.lock() = Phase::Forming(Vec::new());
+    loop {
+        for peer in node.peers() {
+            let Some(cluster) = peer.labels.get(&label) else { continue };
+            let subject = super::service::bootstrap_subject(name);
+            let request = node.system_request(&peer.node, &subject, bytes::Bytes::new());
+            let Ok(bytes) = request.timeout(ASK_TIMEOUT).await else { continue };
+            match Bootstrap::decode(&bytes) {
+                Ok(found) if found.cluster_id().to_string() == *cluster => return Ok(found),
+                Ok(_) | Err(_) => tracing::warn!(peer = %peer.node, "told of no cluster"),
+            }
+        }
+        if node.is_stopped() {
+            return Err(FormationError::Closed);
+        }
+        // Labels change without an event, and an answer may have been lost.
+        if let Ok(Ok(None)) = tokio::time::timeout(LOOK_AGAIN, events.next()).await {
+            return Err(FormationError::Closed);
+        }
+    }
+}
+
+/// The raft id that a linked node has announced, if its directory belongs to the cluster.
+pub(super) fn announced_by(node: &Node, name: &str, who: &NodeId, cluster: &str) -> Option<u64> {
+    let peer = node.peers().into_iter().find(|peer| peer.node == *who)?;
+    let ours = peer.labels.get(&cluster_label(name)).is_some_and(|label| label == cluster);
+    let raft_id = peer.labels.get(&raft_id_label(name)).filter(|_| ours)?;
+    u64::from_str_radix(raft_id, 16).ok().filter(|raft_id| *raft_id != 0)
 }
 
 /// Waits until every initial member has announced its raft id.
@@ -195,6 +254,16 @@ fn refuse_outsider(node: &Node, name: &str, members: &[Member]) -> Result<(), Fo
     Ok(())
 }
 
+/// A raft id for a new directory: random, so that none is ever used again.
+pub fn new_raft_id() -> u64 {
+    loop {
+        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        if high ^ low != 0 {
+            return high ^ low;
+        }
+    }
+}
+
 /// The raft id of this directory: read, or drawn and written before anybody hears of it.
 fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
     let file = dir.join(RAFT_ID_FILE);
@@ -203,12 +272,7 @@ fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
     if disk.list(dir).map_err(io)?.contains(&file) {
         return read_raft_id(disk, &file);
     }
-    let raft_id = loop {
-        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-        if high ^ low != 0 {
-            break high ^ low;
-        }
-    };
+    let raft_id = new_raft_id();
     let draft = dir.join("raft-id.new");
     let written = disk.open(&draft, OpenMode::CreateEmpty).map_err(io)?;
     written.write_at(format!("{raft_id:016x}").as_bytes(), 0).map_err(io)?;

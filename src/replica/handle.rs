@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +13,13 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::machine::Machine;
+use super::service::{Operation, Verb};
 use super::setup::Options;
 use super::status::Status;
 use super::{driver, formation, service};
 use crate::consensus::Role;
 use crate::id::NodeId;
-use crate::node::{HandlerError, Node};
+use crate::node::{HandlerError, Node, WeakNode};
 use crate::timer::{Clock, Time};
 use crate::wal::{self, Disk, RealDisk};
 
@@ -41,6 +42,10 @@ pub struct ReplicaSettings {
     /// The members that the cluster begins with, this node among them. Looked at only as long as
     /// the directory is empty.
     pub members: Vec<NodeId>,
+    /// Whether the directory, as long as it is empty, becomes that of a new member of a cluster
+    /// that has begun: it waits until a linked node runs a replica, and takes part once it was
+    /// [added](Replica::add_learner). `members` is not looked at then.
+    pub join: bool,
     /// Sizes of the log.
     pub wal: wal::Options,
     /// Times and limits.
@@ -53,9 +58,15 @@ impl ReplicaSettings {
         Self {
             data_dir: data_dir.into(),
             members,
+            join: false,
             wal: wal::Options::default(),
             options: Options::default(),
         }
+    }
+
+    /// A replica that joins a cluster which has begun, with default options.
+    pub fn joining(data_dir: impl Into<PathBuf>) -> Self {
+        Self { join: true, ..Self::new(data_dir, Vec::new()) }
     }
 }
 
@@ -122,11 +133,14 @@ impl Stopped {
 /// on disk either way.
 #[derive(Clone)]
 pub struct Replica {
-    handle: Arc<Handle>,
+    pub(super) handle: Arc<Handle>,
 }
 
-struct Handle {
+pub(super) struct Handle {
     shared: Arc<Shared>,
+    /// Weak, since the node keeps handlers that need the replica.
+    pub(super) node: WeakNode,
+    pub(super) name: &'static str,
 }
 
 impl Drop for Handle {
@@ -138,10 +152,12 @@ impl Drop for Handle {
 /// One thing for the replica to look at.
 pub(super) enum Input {
     Frame { from: NodeId, frame: Bytes },
+    Member { verb: Verb, name: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     Propose { command: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     Read { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     ReadStale { query: Bytes, reply: oneshot::Sender<Reply> },
     Status { reply: oneshot::Sender<Box<Status>> },
+    Wait { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
 }
 
 /// What the handle, the handlers and the driver share.
@@ -153,6 +169,8 @@ pub(super) struct Shared {
     held_bytes: AtomicUsize,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) progress: Mutex<Phase>,
+    /// The first members, once the cluster has begun.
+    pub(super) bootstrap: OnceLock<Bytes>,
     /// Operations of its own that the replica answers with.
     pub(super) request_timeout: Duration,
 }
@@ -203,6 +221,7 @@ impl Shared {
             held_bytes: AtomicUsize::new(0),
             leadership: watch::Sender::new(nobody),
             progress: Mutex::new(Phase::Forming(missing)),
+            bootstrap: OnceLock::new(),
             request_timeout: Duration::from_secs(5),
         }
     }
@@ -225,7 +244,11 @@ impl Shared {
             }
             // An overrun replica must still be able to say so.
             Input::Status { .. } => {}
-            Input::Propose { .. } | Input::Read { .. } | Input::ReadStale { .. } => {
+            Input::Member { .. }
+            | Input::Propose { .. }
+            | Input::Read { .. }
+            | Input::ReadStale { .. }
+            | Input::Wait { .. } => {
                 if inbox.inputs.len() >= INBOX_MAX {
                     return Err(ReplicaError::ProposalsFull);
                 }
@@ -283,9 +306,11 @@ impl Shared {
         self.leadership.send_replace(nobody);
         for input in inputs {
             match input {
-                Input::Propose { reply, .. }
+                Input::Member { reply, .. }
+                | Input::Propose { reply, .. }
                 | Input::Read { reply, .. }
-                | Input::ReadStale { reply, .. } => drop(reply.send(Err(ReplicaError::Stopped))),
+                | Input::ReadStale { reply, .. }
+                | Input::Wait { reply, .. } => drop(reply.send(Err(ReplicaError::Stopped))),
                 Input::Frame { .. } | Input::Status { .. } => {}
             }
         }
@@ -338,7 +363,8 @@ impl Replica {
     where
         M: Machine + Send + 'static,
     {
-        let others = settings.members.iter().filter(|member| *member != node.id());
+        let others = settings.members.iter().filter(|_| !settings.join);
+        let others = others.filter(|member| *member != node.id());
         let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
         service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
@@ -368,7 +394,8 @@ impl Replica {
             formation::withdraw(&of_node, name);
             running.stop(stopped);
         });
-        Self { handle: Arc::new(Handle { shared }) }
+        let node = node.downgrade();
+        Self { handle: Arc::new(Handle { shared, node, name }) }
     }
 
     /// Who leads, now and whenever it changes.
@@ -448,6 +475,18 @@ impl Replica {
         self.handle.shared.operate(input).await
     }
 
+    /// Answers a query as soon as what it waits for has been applied here, or at the end of
+    /// `timeout` from what has been applied by then. This replica need not lead.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicaError`] if the replica has stopped, or too many wait.
+    pub async fn wait(&self, query: Bytes, timeout: Duration) -> Reply {
+        let deadline = self.handle.shared.clock.now() + timeout;
+        let input = |reply| Input::Wait { query, deadline, reply };
+        self.handle.shared.operate(input).await
+    }
+
     /// How far it has come, and everything about it.
     pub async fn status(&self) -> Progress {
         self.handle.shared.status().await
@@ -474,7 +513,7 @@ impl Replica {
         &self,
         node: &Node,
         name: &'static str,
-        operation: service::Operation,
+        operation: Operation,
         bytes: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, HandlerError> {

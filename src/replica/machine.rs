@@ -3,6 +3,9 @@
 //! Pure, and deterministic above all: every replica applies the same commands in the same order and
 //! must come to the same state, byte for byte.
 
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
 use bytes::Bytes;
 
 /// A state that changes by committed commands only.
@@ -13,20 +16,72 @@ use bytes::Bytes;
 pub trait Machine {
     /// Applies a command, once per index and in their order, and returns the response, of which
     /// the replica that proposed it tells its caller.
-    fn apply(&mut self, index: u64, command: &Bytes) -> Bytes;
+    ///
+    /// What depends on time is decided by a command as well: see [`Effects::set_alarm`].
+    fn apply(&mut self, index: u64, command: &Bytes, effects: &mut Effects) -> Bytes;
 
     /// Answers a question about the present state.
     fn query(&self, query: &Bytes) -> Bytes;
 
-    /// The whole state. Equal states give equal bytes.
-    fn snapshot(&self) -> Vec<u8>;
+    /// Answers a question that waits for something to happen; none as long as it has not. It is
+    /// asked again whenever commands were applied, and answered by [`Self::query`] when its time is
+    /// up.
+    fn poll_query(&self, query: &Bytes) -> Option<Bytes> {
+        Some(self.query(query))
+    }
 
-    /// Replaces the state by one that [`Self::snapshot`] gave.
+    /// All alarms that are set, for a replica that begins to lead.
+    fn alarms(&self) -> Vec<Alarm> {
+        Vec::new()
+    }
+
+    /// The whole state as it is now. Taken between two commands, so it must be cheap: what costs
+    /// time is done by the [`Image`], which is written elsewhere while commands go on.
+    fn snapshot(&self) -> Image;
+
+    /// Replaces the state by one that an [`Image`] wrote. It runs on the replica's own thread, on
+    /// which nothing else goes on meanwhile.
     ///
     /// # Errors
     ///
-    /// [`InvalidSnapshot`]: the bytes are damaged. The state is as it was.
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), InvalidSnapshot>;
+    /// [`InvalidSnapshot`]: the bytes are damaged or cannot be read. The state is as it was.
+    fn restore(&mut self, snapshot: &mut dyn Read) -> Result<(), InvalidSnapshot>;
+}
+
+/// Writes a state as it was when the image was taken. Equal states write equal bytes.
+pub type Image = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// Something that is to happen when time has passed.
+///
+/// Clocks differ, so time is only ever an impulse: the replica that leads proposes the command when
+/// the time is up, again and again until the alarm is gone, and what the command does is decided
+/// where it is applied. It must name what it is meant for, since that may have changed meanwhile.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Alarm {
+    /// Tells the alarms of a machine apart.
+    pub id: u64,
+    /// After how long. A new leader begins to count anew: an alarm may be late, but is not early.
+    pub after: Duration,
+    /// What is proposed then.
+    pub command: Bytes,
+}
+
+/// What applying a command asks of the replica besides the response.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub(super) alarms: Vec<(u64, Option<Alarm>)>,
+}
+
+impl Effects {
+    /// Sets an alarm; the one with its id, if there is one, is replaced and counts anew.
+    pub fn set_alarm(&mut self, alarm: Alarm) {
+        self.alarms.push((alarm.id, Some(alarm)));
+    }
+
+    /// Removes an alarm, if it is set.
+    pub fn clear_alarm(&mut self, id: u64) {
+        self.alarms.push((id, None));
+    }
 }
 
 /// The bytes are not a snapshot of this kind of machine.
@@ -34,5 +89,32 @@ pub trait Machine {
 #[error("snapshot is damaged: {reason}")]
 pub struct InvalidSnapshot {
     /// What is wrong.
-    pub reason: &'static str,
+    pub reason: String,
+}
+
+impl InvalidSnapshot {
+    /// Something is wrong with the bytes.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+impl From<io::Error> for InvalidSnapshot {
+    fn from(error: io::Error) -> Self {
+        match error.kind() == io::ErrorKind::UnexpectedEof {
+            true => Self::new("cut short"),
+            false => Self::new(error.to_string()),
+        }
+    }
+}
+
+/// The bytes that an image writes, for states that fit into memory twice.
+///
+/// # Panics
+///
+/// If the image fails where writing to memory does not.
+pub fn image_bytes(image: Image) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image(&mut bytes).expect("writing to memory does not fail");
+    bytes
 }

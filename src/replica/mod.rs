@@ -10,24 +10,35 @@
 //!
 //! [`Replica`] is such a driver, on a [`Node`](crate::Node) and a real disk.
 //!
-//! [`settle`] is step 3 and 4 for a driver that writes in its own thread.
+//! [`settle`] is step 3 and 4 for a driver that writes in its own thread, with [`do_file_work`] for
+//! snapshots in between. [`Core::take_job`] gives out what should not hold up a turn; it may be done
+//! in another thread, and its result handed in with any later turn.
 
+mod alarms;
 mod core;
 mod driver;
 mod error;
 mod formation;
 mod handle;
 mod machine;
+mod members;
+mod recover;
 pub(crate) mod service;
 mod setup;
+mod snapshot;
 mod status;
 mod store;
+mod transfer;
 
-pub use self::core::{Applied, Core, Done, Event, Reply};
-pub use error::ReplicaError;
+pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
+pub use error::{MemberError, ReplicaError};
+pub use formation::new_raft_id;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
-pub use machine::{InvalidSnapshot, Machine};
+pub use machine::{Alarm, Effects, Image, InvalidSnapshot, Machine, image_bytes};
+pub use recover::{RecoverError, Recovered, recover};
 pub use service::AckLevel;
 pub use setup::{Options, Setup};
-pub use status::{Repair, Status, Waiting};
-pub use store::{SharedLog, Store, StoreError, settle};
+pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};
+pub use status::{Repair, Snapshots, Status, Transfer, Waiting};
+pub use store::{SharedLog, Store, StoreError, do_file_work, settle};
+pub use transfer::FileWork;

@@ -10,6 +10,8 @@
 //! | `_NAME.command.direct` | a command, for the leader only: others answer `NOT_LEADER` |
 //! | `_NAME.query`, `_NAME.query.direct` | a query, likewise |
 //! | `_NAME.query.stale` | a query, answered here and now |
+//! | `_NAME.member.VERB`, `_NAME.member.VERB.direct` | a change of the members, likewise |
+//! | `_NAME.member.bootstrap` | the first members, for a directory that begins |
 //! | `_NAME.raft` | a tick with a frame of the consensus |
 
 use std::sync::{Arc, Weak};
@@ -67,7 +69,30 @@ pub(crate) fn leader(name: &str) -> Filter {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Operation {
     Command,
+    Member(Verb),
     Query,
+}
+
+/// What is to be done with a member, whose name is the payload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verb {
+    Add,
+    Promote,
+    Remove,
+    Transfer,
+}
+
+impl Verb {
+    const ALL: [Self; 4] = [Self::Add, Self::Promote, Self::Remove, Self::Transfer];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Promote => "promote",
+            Self::Remove => "remove",
+            Self::Transfer => "transfer",
+        }
+    }
 }
 
 impl Operation {
@@ -75,6 +100,7 @@ impl Operation {
     pub(crate) fn subject(self, name: &str) -> String {
         match self {
             Self::Command => format!("_{name}.command"),
+            Self::Member(verb) => format!("_{name}.member.{}", verb.name()),
             Self::Query => format!("_{name}.query"),
         }
     }
@@ -83,6 +109,16 @@ impl Operation {
 /// The subject under which a replica answers a query from what it has applied.
 pub(crate) fn stale_subject(name: &str) -> String {
     format!("{}.stale", Operation::Query.subject(name))
+}
+
+/// The subject under which a replica answers a query when what it waits for has happened.
+pub(crate) fn wait_subject(name: &str) -> String {
+    format!("{}.wait", Operation::Query.subject(name))
+}
+
+/// The subject under which a replica tells the first members of its cluster.
+pub(super) fn bootstrap_subject(name: &str) -> String {
+    format!("_{name}.member.bootstrap")
 }
 
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
@@ -101,7 +137,12 @@ pub(super) fn register(
     on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
     let weak = replica.clone();
     on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
-    for operation in [Operation::Command, Operation::Query] {
+    let weak = replica.clone();
+    on(&wait_subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
+    let weak = replica.clone();
+    on(&bootstrap_subject(name)).request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
+    let members = Verb::ALL.map(Operation::Member);
+    for operation in [Operation::Command, Operation::Query].into_iter().chain(members) {
         for direct in [false, true] {
             let subject = operation.subject(name) + if direct { ".direct" } else { "" };
             let replica = replica.clone();
@@ -122,10 +163,24 @@ async fn take_frame(shared: Option<Arc<Shared>>, call: Call) -> Result<Bytes, Ha
     Ok(Bytes::new())
 }
 
+async fn tell_bootstrap(shared: Option<Arc<Shared>>) -> Result<Bytes, HandlerError> {
+    let bootstrap = shared.and_then(|shared| shared.bootstrap.get().cloned());
+    bootstrap.ok_or_else(|| HandlerError::new(ErrorCode::NoReplica, "the cluster has not begun"))
+}
+
 async fn query_stale(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerError> {
     let shared = shared.upgrade().ok_or_else(gone)?;
     let query = call.payload;
     let reply = shared.operate(|reply| Input::ReadStale { query, reply }).await;
+    reply.map(|applied| encode(&applied)).map_err(|error| refusal(&error, None))
+}
+
+async fn query_wait(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerError> {
+    let shared = shared.upgrade().ok_or_else(gone)?;
+    let left = call.peer.time_left().unwrap_or(shared.request_timeout);
+    let deadline = shared.clock.now() + left.saturating_sub((left / RETURN_SHARE).min(RETURN_MAX));
+    let query = call.payload;
+    let reply = shared.operate(|reply| Input::Wait { query, deadline, reply }).await;
     reply.map(|applied| encode(&applied)).map_err(|error| refusal(&error, None))
 }
 
@@ -189,6 +244,7 @@ impl Passing {
         let operation = self.operation;
         let input = |reply| match operation {
             Operation::Command => Input::Propose { command: bytes, deadline, reply },
+            Operation::Member(verb) => Input::Member { verb, name: bytes, deadline, reply },
             Operation::Query => Input::Read { query: bytes, deadline, reply },
         };
         self.shared.operate(input).await
@@ -236,7 +292,7 @@ impl Passing {
         let left = deadline.saturating_since(self.shared.clock.now());
         let request = self.node.system_request(leader, &subject, bytes).timeout(left);
         let reply = match self.operation {
-            Operation::Command => request.await,
+            Operation::Command | Operation::Member(_) => request.await,
             // A leader that is paused or cut off would keep the query until its deadline.
             Operation::Query => tokio::select! {
                 reply = async { request.await } => reply,
@@ -278,10 +334,10 @@ fn failed(operation: Operation, error: RequestError) -> HandlerError {
             HandlerError::new(invalid.code(), invalid.to_string())
         }
         // Sent and not answered: it may commit.
-        (other, Operation::Command) if unknown => {
+        (other, Operation::Command | Operation::Member(_)) if unknown => {
             HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
         }
-        (other, Operation::Command | Operation::Query) => {
+        (other, Operation::Command | Operation::Member(_) | Operation::Query) => {
             HandlerError::new(ErrorCode::NoQuorum, other.to_string())
         }
     }

@@ -24,8 +24,24 @@ pub struct Options {
     pub proposal_bytes_max: usize,
     /// Reads that may wait for the quorum [default: 65,536].
     pub reads_max: usize,
+    /// Entries that a learner may lack when it is made a voter [default: 1,000]. Larger: the quorum
+    /// may have to wait for it. Smaller: under load it may never be near enough.
+    pub promote_lag_max: u64,
     /// Bytes of one command [default: 8 MiB and 8 KiB].
     pub command_bytes_max: usize,
+    /// Entries after the last snapshot after which the next is taken [default: 100,000].
+    /// Larger: a start has more to apply again, and memory and disk hold
+    /// more entries. Smaller: snapshots are written more often, but never before the log has grown
+    /// by the size of the last one.
+    pub snapshot_entries: u64,
+    /// Bytes of log after the last snapshot after which the next is taken [default: 64 MiB].
+    /// Larger and smaller: as above. Up to twice as much log is kept, or twice the size of the last
+    /// snapshot if that is more, so that a damaged snapshot loses nothing.
+    pub snapshot_bytes: u64,
+    /// Bytes in which a snapshot is sent to a replica that lacks what the log has forgotten
+    /// [default: 256 KiB], at most four under way. Larger, up to 1 MiB: other messages
+    /// wait longer behind each part. Smaller: more messages.
+    pub snapshot_part_bytes: usize,
     /// How often a leader looks how far the others lag [default: 2 s]. It decides what the status
     /// shows; catching up itself needs no such impulse.
     pub repair_interval: Duration,
@@ -38,7 +54,11 @@ impl Default for Options {
             proposals_max: 16_384,
             proposal_bytes_max: 32 * 1024 * 1024,
             reads_max: 65_536,
+            promote_lag_max: 1_000,
             command_bytes_max: 8 * 1024 * 1024 + 8192,
+            snapshot_entries: 100_000,
+            snapshot_bytes: 64 * 1024 * 1024,
+            snapshot_part_bytes: 256 * 1024,
             repair_interval: Duration::from_secs(2),
         }
     }
@@ -53,11 +73,15 @@ pub struct Setup<M, L = SharedLog> {
     pub incarnation: Incarnation,
     /// The members the cluster began with.
     pub bootstrap: Bootstrap,
+    /// The snapshot that the machine was restored from, if any.
+    pub snapshot: Option<consensus::Snapshot>,
+    /// A snapshot before that one which is still on disk.
+    pub older_snapshot: Option<wal::Point>,
     /// What the disk remembers.
     pub hard_state: wal::HardState,
     /// The entries on disk.
     pub log: L,
-    /// An empty machine; committed entries are applied to it again.
+    /// The machine as of the snapshot, or an empty one; later entries are applied to it again.
     pub machine: M,
     /// Times and limits.
     pub options: Options,

@@ -27,12 +27,48 @@ pub struct Status {
     pub followers: Vec<Follower>,
     /// On a leader: what was done for followers that lag.
     pub repair: Repair,
+    /// What there is of snapshots, and which are on their way.
+    pub snapshots: Snapshots,
     /// Proposals that wait for the quorum, and their bytes.
     pub waiting: Waiting,
     /// What was refused at the door since the start.
     pub refusals: Refusals,
     /// Why the replica has stopped, if so.
     pub failure: Option<String>,
+}
+
+/// Snapshots of this replica, counted since its start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Snapshots {
+    /// The last index in the newest one, if there is one.
+    pub index: Option<u64>,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Whether one is being written.
+    pub writing: bool,
+    /// How many were written.
+    pub taken: u64,
+    /// How many this replica continued from, because its log was too far behind.
+    pub installed: u64,
+    /// How many could not be written.
+    pub failed: u64,
+    /// To followers.
+    pub sending: Vec<Transfer>,
+    /// From the leader.
+    pub receiving: Option<Transfer>,
+}
+
+/// A snapshot on its way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct Transfer {
+    /// The other side.
+    pub raft_id: u64,
+    /// The last index in it.
+    pub index: u64,
+    /// Bytes that the receiver has; on the sender's side, that it has at least asked for.
+    pub bytes: u64,
+    /// Bytes of all of it.
+    pub bytes_total: u64,
 }
 
 /// What waits for the quorum.

@@ -1,4 +1,4 @@
-//! A replica's disk: the log and the metadata in one directory.
+//! A replica's disk: the log, the metadata and the snapshots in one directory.
 //!
 //! [`Store::persist`] is the only way by which a replica writes; its order is what the promises of
 //! the [`Core`] stand on. The log is shared with the core, which reads old entries from it.
@@ -12,9 +12,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::core::{Core, Done};
-use super::machine::Machine;
+use super::machine::{InvalidSnapshot, Machine};
+use super::snapshot::{Loaded, SnapshotError, SnapshotFiles};
+use super::transfer::FileWork;
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap};
-use crate::consensus::{Log, LogError, Persist};
+use crate::consensus::{Log, LogError, Persist, Snapshot};
 use crate::id::NodeId;
 use crate::wal::{self, Disk, Entry, HardState, Identity, Point, Wal, WalError};
 
@@ -24,6 +26,8 @@ pub struct Store {
     wal: Arc<Mutex<Wal>>,
     identity: Identity,
     bootstrap: Bootstrap,
+    files: SnapshotFiles,
+    loaded: Loaded,
 }
 
 /// The log of a [`Store`], to read.
@@ -44,6 +48,12 @@ pub enum StoreError {
         /// Whose it is.
         identity: Identity,
     },
+    /// The machine does not understand a snapshot that is whole.
+    #[error("the snapshot cannot be restored: {0}")]
+    Restore(#[from] InvalidSnapshot),
+    /// No snapshot can be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The log refused.
     #[error(transparent)]
     Wal(#[from] WalError),
@@ -53,7 +63,9 @@ impl StoreError {
     /// Whether the same call can succeed later: the disk was full and nothing was written.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Bootstrap(_) | Self::Incomplete { .. } => false,
+            Self::Bootstrap(_) | Self::Incomplete { .. } | Self::Restore(_) | Self::Snapshot(_) => {
+                false
+            }
             Self::Wal(error) => error.is_retryable(),
         }
     }
@@ -74,7 +86,7 @@ impl Store {
         bootstrap: &Bootstrap,
     ) -> Result<Self, StoreError> {
         let identity = Identity { cluster: bootstrap.cluster_id(), node, raft_id };
-        let (mut wal, _) = Wal::open(disk, dir, options, identity.clone())?;
+        let (mut wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
         if wal.bootstrap().is_empty() {
             // The log continues after the bootstrap as if a snapshot had brought it. The members
             // come last: a directory that has them is complete.
@@ -84,7 +96,7 @@ impl Store {
             wal.store_hard_state(HardState { term, vote: 0, commit })?;
             wal.store_bootstrap(bootstrap.encode())?;
         }
-        Self::with(wal, identity)
+        Self::with(disk, dir, wal, identity)
     }
 
     /// Opens the directory of a replica; `None` when there is none yet.
@@ -98,8 +110,8 @@ impl Store {
         options: wal::Options,
     ) -> Result<Option<Self>, StoreError> {
         let Some(identity) = Wal::identity(disk.as_ref(), dir)? else { return Ok(None) };
-        let (wal, _) = Wal::open(disk, dir, options, identity.clone())?;
-        Self::with(wal, identity).map(Some)
+        let (wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
+        Self::with(disk, dir, wal, identity).map(Some)
     }
 
     /// Writes and syncs everything in `persist`. When it returns, [`Core::persisted`] may be told.
@@ -171,12 +183,75 @@ impl Store {
         &self.bootstrap
     }
 
-    fn with(wal: Wal, identity: Identity) -> Result<Self, StoreError> {
+    /// The snapshot files, for [`Job`](super::Job)s.
+    pub fn files(&self) -> &SnapshotFiles {
+        &self.files
+    }
+
+    /// The newest snapshot, as the directory was opened.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.loaded.newest.as_ref()
+    }
+
+    /// One before it that is still there.
+    pub fn older_snapshot(&self) -> Option<Point> {
+        self.loaded.older
+    }
+
+    /// Brings a machine to the state of [`Self::snapshot`]; does nothing if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the machine is as it was.
+    pub fn restore(&self, machine: &mut impl Machine) -> Result<(), StoreError> {
+        if let Some(snapshot) = self.snapshot() {
+            machine.restore(&mut self.files.open(snapshot.point)?)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the log begin after a snapshot that is on disk.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the replica must stop.
+    pub fn begin_after(&mut self, point: Point, hard_state: HardState) -> Result<(), StoreError> {
+        begin_after(&mut self.wal.lock(), point, hard_state)
+    }
+
+    /// Forgets entries up to and including `index`, which a durable snapshot has.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the entries may be there or not.
+    pub fn compact(&mut self, index: u64) -> Result<(), StoreError> {
+        Ok(self.wal.lock().compact(index)?)
+    }
+
+    fn with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        mut wal: Wal,
+        identity: Identity,
+    ) -> Result<Self, StoreError> {
         if wal.bootstrap().is_empty() {
             return Err(StoreError::Incomplete { identity });
         }
         let bootstrap = Bootstrap::decode(wal.bootstrap())?;
-        Ok(Self { wal: Arc::new(Mutex::new(wal)), identity, bootstrap })
+        let files = SnapshotFiles::new(disk, dir, identity.cluster);
+        files.sweep()?;
+        let mut loaded = files.load(wal.compaction().index)?;
+        if let Some(Snapshot { point, .. }) = loaded.newest
+            && wal.term(point.index) != Some(point.term)
+        {
+            // It was received, and the power failed before the log was told. What the log has is
+            // older, or was never committed.
+            let hard_state = wal.hard_state();
+            begin_after(&mut wal, point, hard_state)?;
+        }
+        let reached = wal.compaction().index;
+        loaded.older = loaded.older.filter(|older| older.index >= reached);
+        Ok(Self { wal: Arc::new(Mutex::new(wal)), identity, bootstrap, files, loaded })
     }
 }
 
@@ -199,6 +274,16 @@ impl Log for SharedLog {
     }
 }
 
+/// First the term, so that the log never begins after a term that the replica has not seen.
+fn begin_after(wal: &mut Wal, point: Point, hard_state: HardState) -> Result<(), StoreError> {
+    let vote = if hard_state.term >= point.term { hard_state.vote } else { 0 };
+    let term = hard_state.term.max(point.term);
+    let commit = wal.hard_state().commit;
+    wal.store_hard_state(HardState { term, vote, commit })?;
+    wal.reset_to(point)?;
+    Ok(())
+}
+
 /// Does what a turn of the core gave out, in the only safe order: sends, writes, and what follows
 /// from the writes, until nothing is left. Answers are returned in order.
 ///
@@ -210,6 +295,24 @@ pub fn settle<M: Machine, T>(
     unwritten: &mut Option<Persist>,
     mut send: impl FnMut(u64, Bytes),
 ) -> Vec<Done<T>> {
+    write(core, store, unwritten, &mut send);
+    if do_file_work(core, store) {
+        write(core, store, unwritten, &mut send);
+    }
+    match store.find_room() {
+        Ok(has_room) => core.set_room(has_room && unwritten.is_none()),
+        Err(error) => core.fail(error.to_string()),
+    }
+    core.take_done()
+}
+
+/// Sends and writes until nothing is left or the disk is full.
+fn write<M: Machine, T>(
+    core: &mut Core<M, T>,
+    store: &mut Store,
+    unwritten: &mut Option<Persist>,
+    send: &mut impl FnMut(u64, Bytes),
+) {
     loop {
         for (to, frame) in core.take_frames() {
             send(to, frame);
@@ -224,9 +327,60 @@ pub fn settle<M: Machine, T>(
             Err(error) => core.fail(error.to_string()),
         }
     }
-    match store.find_room() {
-        Ok(has_room) => core.set_room(has_room && unwritten.is_none()),
-        Err(error) => core.fail(error.to_string()),
+}
+
+/// Does what has to be done with snapshot files at once, and installs a snapshot that is ready.
+/// Returns whether there was anything. A driver of its own calls it when everything is written.
+pub fn do_file_work<M: Machine, T>(core: &mut Core<M, T>, store: &mut Store) -> bool {
+    let mut any = false;
+    while let Some(work) = core.take_file_work() {
+        any = true;
+        match work {
+            FileWork::Begin => try_to_receive(core, store.files.begin_incoming()),
+            FileWork::Compact { index } => compact(core, store, index),
+            FileWork::Discard => store.files.discard_incoming(),
+            FileWork::Prune { keep } => {
+                if let Err(error) = store.files.prune(&keep) {
+                    tracing::warn!(%error, "a snapshot that is not needed could not be deleted");
+                }
+            }
+            FileWork::Read { to, snapshot, offset, bytes } => {
+                let read = store.files.read_part(&snapshot, offset, bytes);
+                if let Err(error) = &read {
+                    tracing::warn!(%error, "a snapshot cannot be sent");
+                }
+                core.part_read(to, snapshot.point, offset, read.ok());
+            }
+            FileWork::Write { offset, data } => {
+                try_to_receive(core, store.files.write_part(offset, &data));
+            }
+        }
     }
-    core.take_done()
+    install(core, store) || any
+}
+
+fn try_to_receive<M: Machine, T>(core: &mut Core<M, T>, result: Result<(), SnapshotError>) {
+    if let Err(error) = result {
+        core.receive_failed(&error);
+    }
+}
+
+fn compact<M: Machine, T>(core: &mut Core<M, T>, store: &mut Store, index: u64) {
+    match store.compact(index) {
+        Err(StoreError::Wal(error @ WalError::Poisoned { .. })) => core.fail(error.to_string()),
+        // It is tried again after the next snapshot, or when the log is opened.
+        Err(error) => tracing::warn!(%error, "the log could not be compacted"),
+        Ok(()) => {}
+    }
+}
+
+fn install<M: Machine, T>(core: &mut Core<M, T>, store: &mut Store) -> bool {
+    let Some(point) = core.installable().map(|snapshot| snapshot.point) else { return false };
+    match store.files.open(point) {
+        Ok(mut body) => core.install(&mut body, |point, hard_state| {
+            store.begin_after(point, hard_state).map_err(|error| error.to_string())
+        }),
+        Err(error) => core.receive_failed(&error),
+    }
+    true
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use zmesh::Effect;
+use zmesh::consensus::membership::Membership;
 use zmesh::kv::{Command, Response};
 use zmesh::replica::Reply;
-use zmesh::wal::{Entry, EntryKind};
+use zmesh::wal::{Entry, EntryKind, Point};
 
 /// Knows everything that was promised. Every method fails when a promise is broken.
 #[derive(Default)]
@@ -22,11 +23,14 @@ pub(crate) struct History {
     /// Commands of which we were told that they took no effect.
     refused: BTreeSet<Bytes>,
     pending: BTreeMap<u64, Operation>,
+    /// State and members of each snapshot, by its index.
+    snapshots: BTreeMap<u64, (Point, Bytes, Vec<u8>)>,
     pub(crate) acks: u64,
     pub(crate) reads: u64,
 }
 
 enum Operation {
+    Change { node: usize },
     Read { key: Bytes, node: usize, at_least: u64 },
     Write { key: Bytes, node: usize, command: Bytes },
 }
@@ -45,10 +49,17 @@ impl History {
         self.pending.insert(ticket, Operation::Read { key, node, at_least });
     }
 
+    /// Somebody asks for a change of the members.
+    pub(crate) fn changes(&mut self, ticket: u64, node: usize) {
+        self.pending.insert(ticket, Operation::Change { node });
+    }
+
     /// A crash takes the operations of a node with it.
     pub(crate) fn forget(&mut self, lost: usize) {
         self.pending.retain(|_, operation| match operation {
-            Operation::Read { node, .. } | Operation::Write { node, .. } => *node != lost,
+            Operation::Change { node }
+            | Operation::Read { node, .. }
+            | Operation::Write { node, .. } => *node != lost,
         });
     }
 
@@ -80,6 +91,18 @@ impl History {
         Ok(())
     }
 
+    /// A replica takes a snapshot. Whoever takes one at the same index takes the same.
+    pub(crate) fn snapshot(
+        &mut self,
+        point: Point,
+        membership: &Membership,
+        state: &[u8],
+    ) -> Checked {
+        let taken = (point, membership.encode(), state.to_vec());
+        let first = self.snapshots.entry(point.index).or_insert_with(|| taken.clone());
+        ensure(*first == taken, || format!("two snapshots differ at index {}", point.index))
+    }
+
     /// A replica answers an operation.
     pub(crate) fn answered(&mut self, ticket: u64, reply: &Reply) -> Checked {
         let operation = self.pending.remove(&ticket);
@@ -100,7 +123,8 @@ impl History {
             (Operation::Read { key, at_least, .. }, Ok(applied)) => {
                 self.check_read(&key, at_least, &applied.response)?;
             }
-            (Operation::Read { .. } | Operation::Write { .. }, Err(_)) => {}
+            (Operation::Change { .. }, _)
+            | (Operation::Read { .. } | Operation::Write { .. }, Err(_)) => {}
         }
         Ok(())
     }

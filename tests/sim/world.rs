@@ -6,15 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use zmesh::consensus::membership::{Bootstrap, Change, Member};
+use zmesh::consensus::membership::{Bootstrap, Member, Membership};
 use zmesh::consensus::{Log, Role};
 use zmesh::kv::{Command, KvMachine, Query};
-use zmesh::replica::{Core, Machine, Options, Setup, Store};
-use zmesh::wal::{self, Disk, Fault, Keep, MemoryDisk, Operation};
+use zmesh::replica::{
+    Core, Job, Machine, Options, Setup, Snapshots, Store, do_file_work, image_bytes,
+};
+use zmesh::wal::{self, Disk, Keep, MemoryDisk};
 use zmesh::{Incarnation, Time};
 
 use crate::history::History;
 use crate::lying_disk::LyingDisk;
+
+#[path = "faults.rs"]
+mod faults;
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug)]
@@ -23,16 +28,18 @@ pub(crate) struct Plan {
     pub(crate) voters: usize,
     pub(crate) changes: bool,
     pub(crate) mutant: Option<Mutant>,
+    /// After how many entries a snapshot is taken.
+    pub(crate) snapshot_entries: u64,
 }
 
 impl Plan {
     pub(crate) fn voters(nodes: usize) -> Self {
-        Self { nodes, voters: nodes, changes: false, mutant: None }
+        Self { nodes, voters: nodes, changes: false, mutant: None, snapshot_entries: 6 }
     }
 
     /// Three of five replicas begin; the others come and go.
     pub(crate) fn changing() -> Self {
-        Self { nodes: 5, voters: 3, changes: true, mutant: None }
+        Self { nodes: 5, voters: 3, changes: true, mutant: None, snapshot_entries: 6 }
     }
 }
 
@@ -41,6 +48,10 @@ impl Plan {
 pub(crate) enum Mutant {
     /// Says that entries are on disk before they are.
     AcknowledgeBeforeSync,
+    /// Forgets entries as soon as they are applied, before a snapshot has them.
+    CompactTooMuch,
+    /// Writes the first members into every snapshot.
+    ForgetMembership,
     /// Does not write the term and the vote.
     ForgetVote,
     /// Answers reads from the leader's own state.
@@ -56,6 +67,9 @@ pub(crate) struct Report {
     pub(crate) reads: u64,
     pub(crate) crashes: u64,
     pub(crate) terms: u64,
+    /// Snapshots that were written, and that replicas continued from.
+    pub(crate) snapshots: u64,
+    pub(crate) installs: u64,
 }
 
 /// How long everything may go wrong, and how long healing may take.
@@ -77,6 +91,8 @@ pub(crate) struct World {
     tickets: u64,
     trace: u64,
     crashes: u64,
+    snapshots: u64,
+    installs: u64,
     healed: bool,
 }
 
@@ -98,12 +114,17 @@ struct Running {
     store: Store,
     /// Highest index the history has seen of this start.
     checked: u64,
+    /// What the core had counted of snapshots when it was looked at last.
+    counted: Snapshots,
+    /// Work that goes on beside the turns, until its event comes.
+    job: Option<Job>,
 }
 
 enum Event {
     Client,
     Deliver { from: usize, to: usize, frame: Bytes },
     Fault,
+    Job { node: usize, start: u64 },
     Restart { node: usize },
     Wake { node: usize },
 }
@@ -133,6 +154,8 @@ impl World {
             reads: world.history.reads,
             crashes: world.crashes,
             terms: world.history.terms(),
+            snapshots: world.snapshots,
+            installs: world.installs,
         })
     }
 
@@ -162,6 +185,8 @@ impl World {
             tickets: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             crashes: 0,
+            snapshots: 0,
+            installs: 0,
             healed: false,
             rng,
         }
@@ -226,6 +251,7 @@ impl World {
                 }
                 Ok(())
             }
+            Event::Job { node, start } => self.job(node, start),
             Event::Restart { node } if self.nodes[node].running.is_none() => self.start(node),
             Event::Restart { .. } => Ok(()),
             Event::Wake { node } => self.turn(node),
@@ -252,8 +278,14 @@ impl World {
             check(refused.is_ok(), || format!("honest frame refused: {refused:?}"))?;
         }
         running.core.turn(self.now);
-        let survived = self.settle(at, &mut running)?;
+        let mut survived = self.settle(at, &mut running)?;
+        if survived && do_file_work(&mut running.core, &mut running.store) {
+            survived = !self.dies() && self.settle(at, &mut running)?;
+        }
         self.look_at(&mut running)?;
+        if survived {
+            self.begin_job(at, &mut running)?;
+        }
         let timeout = running.core.poll_timeout();
         let failed = running.core.status().failure.is_some();
         self.nodes[at].running = Some(running);
@@ -289,6 +321,49 @@ impl World {
         }
     }
 
+    /// Begins work on snapshots, which is done some time later.
+    fn begin_job(&mut self, at: usize, running: &mut Running) -> Checked {
+        if self.plan.mutant == Some(Mutant::CompactTooMuch) {
+            running.store.compact(running.core.applied()).map_err(|error| error.to_string())?;
+        }
+        running.job = match running.core.take_job() {
+            Some(Job::Write { point, mut membership, image }) => {
+                if self.plan.mutant == Some(Mutant::ForgetMembership) {
+                    membership = Membership::new(&self.bootstrap);
+                }
+                let image = image_bytes(image);
+                self.history.snapshot(point, &membership, &image)?;
+                let image = move |out: &mut dyn std::io::Write| out.write_all(&image);
+                Some(Job::Write { point, membership, image: Box::new(image) })
+            }
+            None if running.job.is_some() => return Ok(()),
+            other => other,
+        };
+        if running.job.is_some() {
+            let start = self.nodes[at].starts;
+            self.after_ms(0..100, Event::Job { node: at, start });
+        }
+        Ok(())
+    }
+
+    /// Does the work that was begun, if the process that began it still runs.
+    fn job(&mut self, at: usize, start: u64) -> Checked {
+        let node = &mut self.nodes[at];
+        let running = node.running.as_mut().filter(|_| node.starts == start);
+        if let Some(running) = running
+            && let Some(job) = running.job.take()
+        {
+            let done = job.run(running.store.files());
+            if self.dies() {
+                return self.crash(at);
+            }
+            let Some(running) = &mut self.nodes[at].running else { return Ok(()) };
+            running.core.job_done(done);
+            self.wake_at(at, self.now);
+        }
+        Ok(())
+    }
+
     fn deliver(&mut self, running: &mut Running) -> Checked {
         self.look_at_log(running)?;
         for done in running.core.take_done() {
@@ -317,6 +392,13 @@ impl World {
 
     fn look_at_log(&mut self, running: &mut Running) -> Checked {
         let applied = running.core.applied();
+        let counted = running.core.status().snapshots;
+        self.snapshots += counted.taken - running.counted.taken;
+        if counted.installed > running.counted.installed {
+            self.installs += counted.installed - running.counted.installed;
+            running.checked = running.checked.max(running.store.log().first_index() - 1);
+        }
+        running.counted = counted;
         if applied > running.checked {
             let (low, high) = (running.checked + 1, applied + 1);
             let entries = running.store.log().entries(low, high, u64::MAX);
@@ -392,74 +474,6 @@ impl World {
         }
     }
 
-    fn fault(&mut self) -> Checked {
-        let node = self.rng.usize(0..self.nodes.len());
-        let other = self.rng.usize(0..self.nodes.len());
-        match self.rng.u32(0..if self.plan.changes { 13 } else { 10 }) {
-            0 => return self.crash(node),
-            1 => {
-                let pause = Duration::from_millis(self.rng.u64(20..1_500));
-                self.nodes[node].paused_until = self.now + pause;
-            }
-            2 => self.partition(),
-            3 => {
-                self.net.cut.insert((node, other));
-            }
-            4 | 5 => self.net.cut.clear(),
-            6 => {
-                self.net.loss = self.rng.f64() * 0.3;
-                self.net.doubles = self.rng.f64() * 0.2;
-                self.net.delay_max = self.rng.u64(500..60_000);
-            }
-            7 => self.net = Net { delay_max: 2_000, ..Net::default() },
-            8 => {
-                let operation = if self.rng.bool() { Operation::Sync } else { Operation::Write };
-                self.nodes[node].disk.fail(operation, self.rng.u64(0..4), Fault::Broken);
-            }
-            9 => {
-                let to = self.nodes[other].raft_id;
-                if let Some(running) = &mut self.nodes[node].running {
-                    running.core.transfer(to);
-                }
-            }
-            _ => self.change_members(),
-        }
-        Ok(())
-    }
-
-    /// Everybody on one side of a random line, with nothing in between.
-    fn partition(&mut self) {
-        let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.bool()).collect();
-        for (from, left) in sides.iter().enumerate() {
-            for (to, right) in sides.iter().enumerate() {
-                if left != right {
-                    self.net.cut.insert((from, to));
-                }
-            }
-        }
-    }
-
-    /// Asks whoever leads for a random change of one to three members.
-    fn change_members(&mut self) {
-        let changes: Vec<Change> = (0..self.rng.usize(1..4))
-            .map(|_| {
-                let at = self.rng.usize(0..self.nodes.len());
-                let raft_id = self.nodes[at].raft_id;
-                match self.rng.u32(0..5) {
-                    0 => Change::Remove(raft_id),
-                    1 => Change::Add(member(at, raft_id, false)),
-                    _ => Change::Add(member(at, raft_id, true)),
-                }
-            })
-            .collect();
-        for node in &mut self.nodes {
-            if let Some(running) = &mut node.running {
-                // Only the leader can; the others say so.
-                let _ = running.core.change_membership(&changes);
-            }
-        }
-    }
-
     fn start(&mut self, at: usize) -> Checked {
         let node = &mut self.nodes[at];
         node.starts += 1;
@@ -469,7 +483,7 @@ impl World {
             _ => Arc::new(node.disk.clone()),
         };
         let options =
-            wal::Options { segment_bytes: 1 << 20, reserve_bytes: 0, window_bytes_max: 4 << 10 };
+            wal::Options { segment_bytes: 1 << 14, reserve_bytes: 0, window_bytes_max: 4 << 10 };
         let store = Store::open(Arc::clone(&disk), Path::new(DIR), options);
         let store = match store.map_err(|error| format!("node {at} cannot start: {error}"))? {
             Some(store) => store,
@@ -480,19 +494,29 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
+        let mut machine = KvMachine::new();
+        store.restore(&mut machine).map_err(|error| error.to_string())?;
+        let checked = store.snapshot().map_or(Bootstrap::INDEX, |snapshot| snapshot.point.index);
         let core = Core::new(Setup {
             raft_id: node.raft_id,
             incarnation: Incarnation(node.starts),
             bootstrap: store.bootstrap().clone(),
+            snapshot: store.snapshot().cloned(),
+            older_snapshot: store.older_snapshot(),
             hard_state: store.hard_state(),
             log: store.log(),
-            machine: KvMachine::new(),
-            options: Options::default(),
+            machine,
+            options: Options {
+                snapshot_entries: self.plan.snapshot_entries,
+                snapshot_part_bytes: 64,
+                ..Options::default()
+            },
             rng: self.rng.fork(),
             now: self.now,
         });
         let core = core.map_err(|error| format!("node {at} cannot start: {error}"))?;
-        node.running = Some(Running { core, store, checked: Bootstrap::INDEX });
+        let counted = Snapshots::default();
+        node.running = Some(Running { core, store, checked, counted, job: None });
         node.paused_until = self.now;
         node.wake = self.now;
         self.schedule(self.now, Event::Wake { node: at });
@@ -567,7 +591,7 @@ impl World {
     fn same_state(&self) -> Checked {
         let mut states = BTreeMap::new();
         for running in self.nodes.iter().filter_map(|node| node.running.as_ref()) {
-            let snapshot = running.core.machine().snapshot();
+            let snapshot = image_bytes(running.core.machine().snapshot());
             let state = states.entry(running.core.applied()).or_insert_with(|| snapshot.clone());
             check(*state == snapshot, || "equal logs led to different states".into())?;
         }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::consensus::membership::{Bootstrap, Member, Membership};
 
 const ENVELOPE: Envelope = Envelope { cluster: Uuid::from_u128(7), from: 2, to: 1 };
 
@@ -55,6 +56,36 @@ fn several_messages_share_a_frame_and_data_are_not_copied() {
     assert!(range.contains(&data.as_ptr()), "data was copied");
 }
 
+fn snapshot(index: u64, term: u64) -> Snapshot {
+    let member = Member { raft_id: 9, node: "a".parse().unwrap(), voter: true };
+    let membership = Membership::new(&Bootstrap::new(vec![member]).unwrap());
+    Snapshot { point: wal::Point { index, term }, membership, bytes: 300, checksum: 7 }
+}
+
+/// A snapshot is named by its point, its file and its membership, to the byte.
+#[test]
+fn snapshot_is_named_in_these_bytes() {
+    let snapshot = snapshot(40, 4);
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgSnapshot);
+    (message.from, message.to, message.term) = (2, 1, 5);
+    message.set_snapshot(snapshot.to_raft());
+    let mut expected = vec![10, 0, 0, 0, 0, 0, 0, 0];
+    for number in [5u64, 4, 40, 0, 0, 0] {
+        expected.extend(number.to_le_bytes());
+    }
+    expected.extend([25, 0, 0, 0, 44, 1, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]);
+    expected.extend([1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, b'a']);
+    let frame = encode_one(std::slice::from_ref(&message));
+    assert_eq!(frame[FRAME_HEADER_BYTES..], expected);
+    let decoded = decode(&frame, ENVELOPE).unwrap();
+    assert_eq!(decoded, [message]);
+    assert_eq!(Snapshot::from_raft(decoded[0].get_snapshot()), Some(snapshot));
+    for cut in 0..frame.len() {
+        assert!(decode(&frame.slice(..cut), ENVELOPE).is_err(), "cut at {cut}");
+    }
+}
+
 /// The mark that lets a transfer depose a living leader must survive, and nothing else be taken
 /// for it.
 #[test]
@@ -76,14 +107,13 @@ fn kinds_that_never_travel_are_not_encoded() {
         MessageType::MsgPropose,
         MessageType::MsgReadIndex,
         MessageType::MsgHup,
-        MessageType::MsgSnapshot,
         MessageType::MsgTransferLeader,
     ] {
         let mut message = Message::default();
         message.set_msg_type(kind);
         assert!(encode(ENVELOPE, &[message]).is_empty(), "{kind:?}");
     }
-    for kind in (0..=255).filter(|kind| !(1..=9).contains(kind)) {
+    for kind in (0..=255).filter(|kind| !(1..=10).contains(kind)) {
         let mut frame = encode_one(&[append()]).to_vec();
         frame[FRAME_HEADER_BYTES] = kind;
         assert_eq!(decode(&frame.into(), ENVELOPE), Err(WireError::UnknownKind { kind }));
@@ -165,6 +195,12 @@ proptest! {
             entry_from_log(wal::Entry { term, index, kind, data: data.into() })
         });
         message.set_entries(entries.collect::<Vec<_>>().into());
+        if SENDABLE[kind].1 == MessageType::MsgSnapshot {
+            // The point takes the place of these, and there are no entries.
+            (message.log_term, message.index) = (0, 0);
+            message.set_entries(vec![].into());
+            message.set_snapshot(snapshot(index, log_term).to_raft());
+        }
         let frame = encode_one(std::slice::from_ref(&message));
         prop_assert_eq!(decode(&frame, ENVELOPE).unwrap(), [message]);
     }

@@ -20,6 +20,8 @@ struct Node {
     unwritten: Option<Persist>,
     frames: Vec<(u64, Bytes)>,
     done: BTreeMap<u32, Reply>,
+    /// Whether the disk fails whatever is done for snapshots.
+    broken_jobs: bool,
 }
 
 /// Replicas 1 to n that hear each other at once, unless one is cut off.
@@ -44,21 +46,29 @@ fn wal_options() -> wal::Options {
     wal::Options { segment_bytes: 1 << 20, reserve_bytes: 0, ..wal::Options::default() }
 }
 
+#[path = "tests/changes.rs"]
+mod changes;
+
 fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
     let raft_id = store.identity().raft_id;
+    let mut machine = KvMachine::new();
+    store.restore(&mut machine).unwrap();
     let core = Core::new(Setup {
         raft_id,
         incarnation: Incarnation(now.since_start().as_secs() + 1),
         bootstrap: store.bootstrap().clone(),
+        snapshot: store.snapshot().cloned(),
+        older_snapshot: store.older_snapshot(),
         hard_state: store.hard_state(),
         log: store.log(),
-        machine: KvMachine::new(),
+        machine,
         options,
         rng: fastrand::Rng::with_seed(raft_id),
         now,
     });
     let core = core.unwrap();
-    Node { core, store, disk, unwritten: None, frames: Vec::new(), done: BTreeMap::new() }
+    let (frames, done) = (Vec::new(), BTreeMap::new());
+    Node { core, store, disk, unwritten: None, frames, done, broken_jobs: false }
 }
 
 impl Node {
@@ -68,6 +78,14 @@ impl Node {
         let send = |to, frame| frames.push((to, frame));
         for done in settle(&mut self.core, &mut self.store, &mut self.unwritten, send) {
             assert!(self.done.insert(done.ticket, done.result).is_none(), "answered twice");
+        }
+        while let Some(job) = self.core.take_job() {
+            if self.broken_jobs {
+                self.disk.fail(DiskOperation::Write, 0, Fault::Broken);
+            }
+            let done = job.run(self.store.files());
+            self.disk.heal();
+            self.core.job_done(done);
         }
     }
 }
@@ -115,7 +133,10 @@ impl Cluster {
                 return;
             }
             for (from, (to, frame)) in frames {
-                self.at(to).core.handle_frame(from, &frame).unwrap();
+                let taken = self.at(to).core.handle_frame(from, &frame);
+                // A member that was removed does not know it yet.
+                let honest = matches!(taken, Ok(()) | Err(Refusal::NotMember { .. }));
+                assert!(honest, "{taken:?}");
             }
         }
     }

@@ -1,0 +1,71 @@
+//! Work on snapshot files that takes time, and is done beside the replica's own.
+//!
+//! Pure but for the files.
+
+use super::{SnapshotError, SnapshotFiles};
+use crate::consensus::Snapshot;
+use crate::consensus::membership::Membership;
+use crate::replica::machine::Image;
+use crate::wal::Point;
+
+/// Something to do in the background. One at a time.
+pub enum Job {
+    /// Check a snapshot that was received, and make it durable.
+    Check {
+        /// What it has to be.
+        snapshot: Snapshot,
+    },
+    /// Write a snapshot.
+    Write {
+        /// The last entry in it.
+        point: Point,
+        /// The members after that entry.
+        membership: Membership,
+        /// The machine after that entry.
+        image: Image,
+    },
+}
+
+/// What became of a [`Job`].
+#[derive(Debug)]
+pub enum JobDone {
+    /// Of [`Job::Check`].
+    Checked {
+        /// Which snapshot.
+        point: Point,
+        /// Whether it is durable and what it has to be.
+        result: Result<(), SnapshotError>,
+    },
+    /// Of [`Job::Write`].
+    Written {
+        /// The snapshot, which is durable.
+        result: Result<Snapshot, SnapshotError>,
+    },
+}
+
+impl Job {
+    /// Does it.
+    pub fn run(self, files: &SnapshotFiles) -> JobDone {
+        match self {
+            Self::Check { snapshot } => {
+                JobDone::Checked { point: snapshot.point, result: files.finish(&snapshot) }
+            }
+            Self::Write { point, membership, image } => {
+                JobDone::Written { result: files.write(point, membership, image) }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Check { snapshot } => {
+                f.debug_struct("Check").field("snapshot", snapshot).finish()
+            }
+            Self::Write { point, .. } => {
+                f.debug_struct("Write").field("point", point).finish_non_exhaustive()
+            }
+        }
+    }
+}
