@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::alarms::Alarms;
 use super::error::ReplicaError;
-use super::machine::{Effects, Machine};
+use super::machine::{CommandId, Effects, Machine};
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
@@ -25,6 +25,7 @@ use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
 
+mod inquiry;
 mod reads;
 
 /// Entries applied in one turn before whatever else waits has its turn; a little more if they are
@@ -78,6 +79,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
 /// A command or query with its owner's name for it.
 #[derive(Debug)]
 struct Operation<T> {
+    /// The command's own id, or of a query, the command that it asks after.
+    id: Option<CommandId>,
     bytes: Bytes,
     size: usize,
     deadline: Time,
@@ -177,10 +180,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if let Err(error) = self.may_propose(&command) {
             return self.answer(ticket, Err(error));
         }
-        let size = command.len();
+        let (size, id) = (command.len(), self.machine.command_id(&command));
         self.command_bytes += size;
         self.expire_at(deadline);
-        self.queued.push(Operation { bytes: command, size, deadline, ticket });
+        self.queued.push(Operation { id, bytes: command, size, deadline, ticket });
     }
 
     /// Takes a frame from the authenticated link of the replica `from`.
