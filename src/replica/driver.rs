@@ -157,12 +157,15 @@ impl<M: Machine> Driver<M> {
         for input in inputs.drain(..) {
             match input {
                 // Nobody waits for it: it must not take effect after its caller was told otherwise.
-                Input::Propose { deadline, reply, .. } | Input::Read { deadline, reply, .. }
+                Input::Inquire { deadline, reply, .. }
+                | Input::Propose { deadline, reply, .. }
+                | Input::Read { deadline, reply, .. }
                     if deadline <= now =>
                 {
                     drop(reply.send(Err(ReplicaError::NoQuorum)));
                 }
                 Input::Frame { from, frame } => self.frame(&from, &frame),
+                Input::Inquire { id, deadline, reply } => self.core.inquire(id, deadline, reply),
                 Input::Propose { command, deadline, reply } => {
                     self.core.propose(command, deadline, reply);
                 }

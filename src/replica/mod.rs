@@ -13,6 +13,7 @@
 //! [`settle`] is step 3 and 4 for a driver that writes in its own thread.
 
 mod alarms;
+mod client;
 mod core;
 mod driver;
 mod error;
@@ -26,7 +27,8 @@ mod status;
 mod store;
 
 pub use self::core::{Applied, Core, Done, Event, Reply};
-pub use error::ReplicaError;
+pub use client::Client;
+pub use error::{ClientError, ReplicaError};
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine, image_bytes};
 pub use service::AckLevel;

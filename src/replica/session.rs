@@ -268,11 +268,9 @@ impl<M: Machine> Machine for Sessions<M> {
     }
 
     fn inquire(&self, id: CommandId, is_under_way: bool) -> Bytes {
-        match self.inquire_into(id) {
-            Inquiry::NotSeen if is_under_way => Inquiry::InProgress,
-            known => known,
-        }
-        .encode()
+        let known = self.inquire_into(id);
+        let is_in_progress = known == Inquiry::NotSeen && is_under_way;
+        if is_in_progress { Inquiry::InProgress.encode() } else { known.encode() }
     }
 
     fn alarms(&self) -> Vec<Alarm> {
