@@ -260,6 +260,8 @@ async fn minority_refuses_in_time_and_says_whether_it_proposed() {
     cluster.kv().set("k", "before").await.unwrap();
     let leader = cluster.leader().await.unwrap();
     let kv = cluster.kv_through(leader).await.unwrap().timeout(timeout);
+    // The first write opens the session.
+    kv.set("k", "before").await.unwrap();
     for number in (0..3).filter(|number| *number != leader) {
         cluster.kill(number);
     }
