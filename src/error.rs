@@ -134,6 +134,14 @@ error_codes! {
     NoReplica = 39, "NO_REPLICA", None, false;
     /// Too many proposals wait for the quorum.
     ProposalsFull = 40, "PROPOSALS_FULL", None, true;
+    /// The session has ended; an earlier submission of the command may have been applied.
+    SessionExpired = 41, "SESSION_EXPIRED", Unknown, false;
+    /// Another command had this serial; this one was not applied.
+    SerialMismatch = 42, "SERIAL_MISMATCH", None, false;
+    /// The client said before that it does not want the outcome of this serial.
+    StaleSerial = 43, "STALE_SERIAL", Unknown, false;
+    /// Too many results of the session are not acknowledged.
+    SessionFull = 44, "SESSION_FULL", None, true;
 
     /// A change of the members is under way.
     ChangePending = 64, "CHANGE_PENDING", None, true;

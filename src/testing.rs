@@ -25,6 +25,10 @@ use crate::route::Filter;
 use crate::transport::memory::Network;
 use crate::{Address, InvalidNodeId, Node, NodeId, WaitError, transport, wal};
 
+mod services;
+
+use services::Service;
+
 /// Time in which a cluster that nobody disturbs has formed and elected, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two looks at something that tells nobody when it changes.
@@ -87,6 +91,7 @@ struct Plan {
     wal: wal::Options,
     network: Option<Network>,
     members: Vec<NodeId>,
+    services: Vec<Service>,
 }
 
 /// One node and what stays of it when it does not run.
@@ -105,6 +110,7 @@ struct Member {
 struct Running {
     node: Node,
     replica: Replica,
+    services: Vec<Replica>,
     /// Dropped to end the thread.
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -167,6 +173,17 @@ impl TestClusterBuilder {
         self
     }
 
+    /// Has every node run a replica of a machine of your own as well, as the service `name`. Its
+    /// client is [`replica::Client`]; [`TestCluster::wait_healthy`] does not look at it.
+    pub fn service<M: replica::Machine + Send + 'static>(
+        mut self,
+        name: &'static str,
+        machine: impl Fn() -> M + Send + Sync + 'static,
+    ) -> Self {
+        self.plan.services.push(Service::new(name, machine));
+        self
+    }
+
     /// Starts every node and the client, and waits until the cluster is healthy.
     ///
     /// # Errors
@@ -220,6 +237,7 @@ impl TestCluster {
             wal: wal::Options { segment_bytes: 4 << 20, reserve_bytes: 0, ..Default::default() },
             network: None,
             members: Vec::new(),
+            services: Vec::new(),
         };
         TestClusterBuilder { nodes, plan }
     }
@@ -259,6 +277,17 @@ impl TestCluster {
     /// If the node does not run.
     pub fn replica(&self, number: usize) -> &Replica {
         &self.running(number).replica
+    }
+
+    /// The replica of a service of your own on a running node.
+    ///
+    /// # Panics
+    ///
+    /// If the node does not run, or the cluster has no such service.
+    pub fn service(&self, number: usize, name: &str) -> &Replica {
+        let services = self.plan.services.iter().zip(&self.running(number).services);
+        let mut named = services.filter(|(service, _)| service.name == name);
+        named.next().map(|(_, replica)| replica).expect("a service of the cluster")
     }
 
     /// Where a node has its log. Change it only while the node does not run.
@@ -510,7 +539,7 @@ struct Launch {
 
 impl Launch {
     /// Starts node and replica on the present runtime.
-    fn start(&self) -> Result<(Node, Replica), crate::StartError> {
+    fn start(&self) -> Result<(Node, Replica, Vec<Replica>), crate::StartError> {
         let any_port = || Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
         let node = match &self.bind {
             None => self.node(any_port()),
@@ -526,8 +555,10 @@ impl Launch {
             options: self.plan.options.clone(),
             ..ReplicaSettings::new(&self.data_dir, self.plan.members.clone())
         };
+        let start = |service: &Service| service.start(&node, settings.clone());
+        let services = self.plan.services.iter().map(start).collect();
         let replica = Replica::start(&node, SERVICE, settings, KvMachine::new());
-        Ok((node, replica))
+        Ok((node, replica, services))
     }
 
     fn node(&self, bind: Address) -> Result<Node, crate::StartError> {
@@ -555,10 +586,11 @@ impl Running {
             });
             // The runtime goes with its tasks, wherever each of them is.
         })?;
-        let running =
-            |(node, replica)| Self { node, replica, end: Some(end), thread: Some(thread) };
+        let (end, thread) = (Some(end), Some(thread));
         match start.recv().await {
-            Some(Ok(parts)) => Ok(running(parts)),
+            Some(Ok((node, replica, services))) => {
+                Ok(Self { node, replica, services, end, thread })
+            }
             Some(Err(source)) => Err(TestError::Start { node: id, source }),
             None => Err(TestError::System(std::io::Error::other("the node's thread has ended"))),
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use zmesh::consensus::Role;
 use zmesh::kv::{Error, KEY_BYTES_MAX, Kv, KvMachine, Response, SERVICE, VALUE_BYTES_MAX};
+use zmesh::replica::session::{self, SessionError};
 use zmesh::replica::{Progress, Replica, ReplicaError, ReplicaSettings, Status};
 use zmesh::route::Filter;
 use zmesh::testing::TestCluster;
@@ -94,7 +95,7 @@ async fn direct_subject_of_a_follower_names_the_leader_and_its_address() {
     let leader = cluster.leader().await.unwrap();
     let follower = other_than(&cluster, leader);
     let mut raw = Raw::join("stranger", cluster.node(follower).address().unwrap()).await;
-    let set = b"\x01\x01\0\0\0kv";
+    let set = b"\x00\x01\x01\0\0\0kv";
 
     let (code, message) = raw.request("_kv.command.direct", set).await.unwrap_err();
     assert_eq!(code, ErrorCode::NotLeader, "{message}");
@@ -259,6 +260,8 @@ async fn minority_refuses_in_time_and_says_whether_it_proposed() {
     cluster.kv().set("k", "before").await.unwrap();
     let leader = cluster.leader().await.unwrap();
     let kv = cluster.kv_through(leader).await.unwrap().timeout(timeout);
+    // The first write opens the session.
+    kv.set("k", "before").await.unwrap();
     for number in (0..3).filter(|number| *number != leader) {
         cluster.kill(number);
     }
@@ -517,15 +520,26 @@ async fn bytes_that_are_no_command_are_refused_and_change_nothing() {
     let mut raw = Raw::join("stranger", cluster.node(0).address().unwrap()).await;
     let (code, _) = raw.request("_kv.command", b"").await.unwrap_err();
     assert_eq!(code, ErrorCode::InvalidPayload);
-    let long_key = [&b"\x02"[..], &vec![b'k'; KEY_BYTES_MAX + 1]].concat();
-    let bad: [&[u8]; 6] =
-        [b"\x00", b"\x07junk", b"\x01", b"\x01\xff\xff\xff\xffk", b"\x01\0\0\0\0", &long_key];
+    let long_key = [&b"\x00\x02"[..], &vec![b'k'; KEY_BYTES_MAX + 1]].concat();
+    let bad: [&[u8]; 8] = [
+        b"\x00",
+        b"\x01junk",
+        b"\x09junk",
+        b"\x00\x07junk",
+        b"\x00\x01",
+        b"\x00\x01\xff\xff\xff\xffk",
+        b"\x00\x01\0\0\0\0",
+        &long_key,
+    ];
     for command in bad {
         match raw.request("_kv.command", command).await {
-            Ok(answer) => {
-                let response = Response::decode(&answer.slice(17..)).unwrap();
-                assert!(matches!(response, Response::Refused(_)), "{command:?}: {response:?}");
-            }
+            Ok(answer) => match session::Outcome::decode(&answer.slice(17..)).unwrap() {
+                session::Outcome::Done { response, .. } => {
+                    let response = Response::decode(&response).unwrap();
+                    assert!(matches!(response, Response::Refused(_)), "{command:?}");
+                }
+                session::Outcome::Refused(error) => assert_eq!(error, SessionError::Malformed),
+            },
             Err((code, message)) => {
                 assert_eq!(code, ErrorCode::InvalidPayload, "{command:?}: {message}");
             }

@@ -6,29 +6,22 @@ use bytes::Bytes;
 
 use super::command::{Command, Query, Response};
 use super::error::Error;
-use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
-use crate::node::route::{Choice, Filter};
-use crate::node::{HandlerError, Node, RequestError};
-use crate::replica::service::{self, Operation};
-use crate::replica::{AckLevel, Applied, Replica};
-use crate::timer::{Clock, Time};
+use crate::node::Node;
+use crate::replica::session::Inquiry;
+use crate::replica::{AckLevel, Applied, Client, CommandId, Replica};
 
 /// The name of the service that replicas of the store have in common.
 pub const SERVICE: &str = "kv";
-/// Wait before an operation that had no effect is tried again.
-const RETRY_WAIT: Duration = Duration::from_millis(20);
-/// Part of the timeout that the last attempt must have, and the most that it needs. Twice what a
-/// replica keeps of it for the way back.
-const ATTEMPT_SHARE: u32 = 5;
-const ATTEMPT_MAX: Duration = Duration::from_millis(200);
 
 /// A handle to the key-value store of the mesh. Clones are cheap.
 ///
 /// The node has to run a replica itself ([`local`](Self::local)) or be linked to at least one; the
-/// leader is preferred, but any replica passes operations on. What certainly had no effect is tried
-/// again until the timeout (5 s unless [`timeout`](Self::timeout) is called), so a change of leader
-/// is no error. A write whose outcome is unknown is never repeated: look at [`Error::effect`].
+/// leader is preferred, but any replica passes operations on. Whatever fails is tried again until
+/// the timeout (5 s unless [`timeout`](Self::timeout) is called), so a change of leader is no error.
+/// A write is done at most once, however often it was submitted: the handle and its clones share a
+/// [session](crate::replica::session). If the outcome of a write is not known in time, the error
+/// says so ([`Error::effect`]) and [`inquire`](Self::inquire) tells later.
 ///
 /// # Examples
 ///
@@ -42,12 +35,7 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(200);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Kv {
-    node: Node,
-    local: Option<Replica>,
-    timeout: Duration,
-    leader: Filter,
-    replicas: Filter,
-    clock: Clock,
+    client: Client,
 }
 
 /// A write that was acknowledged.
@@ -56,9 +44,9 @@ pub struct Written {
     /// The position of the last change of the store, this one if it changed anything. A read with
     /// this revision or a higher one sees the write.
     pub revision: u64,
-    /// The position of the command in the replicated log.
+    /// The position of the command in the replicated log, where it was applied first.
     pub index: u64,
-    /// The term of the leader that took it.
+    /// The term of the leader that answered.
     pub term: u64,
     /// How strongly it is held.
     pub level: AckLevel,
@@ -76,25 +64,27 @@ pub struct Found {
 impl Kv {
     /// A handle that reaches the store through `node`. Operations take at most 5 s.
     pub fn new(node: &Node) -> Self {
-        Self {
-            node: node.clone(),
-            local: None,
-            timeout: Duration::from_secs(5),
-            leader: service::leader(SERVICE),
-            replicas: service::replicas(SERVICE),
-            clock: Clock::start(),
-        }
+        Self { client: Client::new(node, SERVICE) }
     }
 
     /// A handle for a node that runs a replica itself: operations begin there.
     pub fn local(node: &Node, replica: &Replica) -> Self {
-        Self { local: Some(replica.clone()), ..Self::new(node) }
+        Self { client: Client::local(node, SERVICE, replica) }
     }
 
     /// The longest that an operation may take, retries included [default: 5 s].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { client: self.client.timeout(timeout) }
+    }
+
+    /// Writes without a session: see [`Client::at_most_once`].
+    pub fn at_most_once(self) -> Self {
+        Self { client: self.client.at_most_once() }
+    }
+
+    /// The client of the service, with the session that the writes of this handle use.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Gives `key` a value, whether it had one or not. Returns once the write is on the disks of a
@@ -135,7 +125,7 @@ impl Kv {
     /// [`Error`]; a read changes nothing.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Found>, Error> {
         let query = Query::Get { key: key.into() }.encode()?;
-        let (node, applied) = self.operate(Operation::Query, query).await?;
+        let (node, applied) = self.client.query(query).await?;
         found(node, &applied)
     }
 
@@ -151,16 +141,23 @@ impl Kv {
         key: impl Into<Bytes>,
     ) -> Result<Option<Found>, Error> {
         let query = Query::Get { key: key.into() }.encode()?;
-        let subject = service::stale_subject(SERVICE);
-        let request = self.node.system_request(replica, &subject, query).timeout(self.timeout);
-        let answer = request.await.map_err(refused)?;
-        let (node, applied) = answered(replica.clone(), answer)?;
+        let (node, applied) = self.client.query_stale(replica, query).await?;
         found(node, &applied)
+    }
+
+    /// What became of a write whose outcome was [unknown](Error::Unknown). The response of one that
+    /// was done is a [`Response`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; an inquiry changes nothing.
+    pub async fn inquire(&self, command: CommandId) -> Result<Inquiry, Error> {
+        Ok(self.client.inquire(command).await?)
     }
 
     async fn write(&self, command: &Command) -> Result<Written, Error> {
         let bytes = command.encode()?;
-        let (node, applied) = self.operate(Operation::Command, bytes).await?;
+        let (node, applied) = self.client.command(bytes).await?;
         let Applied { index, term, response } = applied;
         match Response::decode(&response) {
             Ok(Response::Done { revision }) => {
@@ -172,70 +169,6 @@ impl Kv {
             }
         }
     }
-
-    async fn operate(
-        &self,
-        operation: Operation,
-        bytes: Bytes,
-    ) -> Result<(NodeId, Applied), Error> {
-        let Some(replica) = &self.local else { return self.ask(operation, bytes).await };
-        let done = replica.operate(&self.node, SERVICE, operation, bytes, self.timeout).await;
-        let refused =
-            |error: HandlerError| Error::Refused { code: error.code, message: error.message };
-        let answer = done.map_err(|error| without_effect(operation, refused(error)))?;
-        answered(self.node.id().clone(), answer)
-    }
-
-    /// Asks one replica after the other until one answers, one fails for good, or time is up.
-    async fn ask(&self, operation: Operation, bytes: Bytes) -> Result<(NodeId, Applied), Error> {
-        let deadline = self.clock.now() + self.timeout;
-        let subject = operation.subject(SERVICE);
-        loop {
-            let error = match self.replica() {
-                Some(replica) => {
-                    let left = deadline.saturating_since(self.clock.now());
-                    let request = self.node.system_request(&replica, &subject, bytes.clone());
-                    match request.timeout(left).await {
-                        Ok(answer) => return answered(replica, answer),
-                        Err(error) => refused(error),
-                    }
-                }
-                None => Error::NoReplica,
-            };
-            let harmless = operation == Operation::Query || error.effect() == Effect::None;
-            // Another peer may run a replica.
-            let promising = error.is_retryable() || error.code() == ErrorCode::NoReplica;
-            let left = deadline.saturating_since(self.clock.now());
-            if !harmless || !promising || left < self.attempt_min() {
-                return Err(without_effect(operation, error));
-            }
-            self.wait(deadline).await;
-        }
-    }
-
-    /// The leader if it is linked, or any replica.
-    fn replica(&self) -> Option<NodeId> {
-        let choose = |filter| self.node.choose(filter, &Choice::RoundRobin);
-        choose(&self.leader).or_else(|| choose(&self.replicas))
-    }
-
-    /// Time that must be left for another attempt. With less, its answer might come too late, and
-    /// a certain "nothing happened" would become an "unknown".
-    fn attempt_min(&self) -> Duration {
-        (self.timeout / ATTEMPT_SHARE).min(ATTEMPT_MAX).max(RETRY_WAIT)
-    }
-
-    async fn wait(&self, deadline: Time) {
-        let until = deadline.min(self.clock.now() + RETRY_WAIT);
-        tokio::time::sleep_until(self.clock.instant(until)).await;
-    }
-}
-
-fn answered(node: NodeId, answer: Bytes) -> Result<(NodeId, Applied), Error> {
-    match service::decode(answer) {
-        Some(applied) => Ok((node, applied)),
-        None => Err(Error::InvalidAnswer { node }),
-    }
 }
 
 fn found(node: NodeId, applied: &Applied) -> Result<Option<Found>, Error> {
@@ -244,25 +177,5 @@ fn found(node: NodeId, applied: &Applied) -> Result<Option<Found>, Error> {
         Ok(Response::Absent { .. }) => Ok(None),
         Ok(Response::Refused(invalid)) => Err(invalid.into()),
         Ok(Response::Done { .. }) | Err(_) => Err(Error::InvalidAnswer { node }),
-    }
-}
-
-/// A query that was not answered is no mystery: it changed nothing.
-fn without_effect(operation: Operation, error: Error) -> Error {
-    match operation {
-        Operation::Query if error.effect() == Effect::Unknown => {
-            Error::Refused { code: ErrorCode::NoQuorum, message: error.to_string() }
-        }
-        Operation::Command | Operation::Member(_) | Operation::Query => error,
-    }
-}
-
-fn refused(error: RequestError) -> Error {
-    if let RequestError::Handler { code, message, .. } = error {
-        return Error::Refused { code, message };
-    }
-    match error.effect() {
-        Effect::None => Error::Refused { code: error.code(), message: error.to_string() },
-        Effect::Unknown => Error::Unknown(error),
     }
 }

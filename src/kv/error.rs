@@ -2,8 +2,7 @@
 
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
-use crate::node::RequestError;
-use crate::replica::ReplicaError;
+use crate::replica::{ClientError, CommandId, ReplicaError};
 
 use super::command::InvalidCommand;
 
@@ -31,9 +30,17 @@ pub enum Error {
         /// In the words of the replica.
         message: String,
     },
-    /// The answer was lost or late. A write may have been done.
-    #[error("the outcome is unknown: {0}")]
-    Unknown(RequestError),
+    /// The answer was lost or late. A write may have been done, or may be done yet.
+    #[error("the outcome is unknown: {message}")]
+    Unknown {
+        /// What went wrong first.
+        code: ErrorCode,
+        /// In words.
+        message: String,
+        /// With this, [`Kv::inquire`](super::Kv::inquire) tells later what became of it; none for a
+        /// write without a session.
+        command: Option<CommandId>,
+    },
 }
 
 impl Error {
@@ -43,8 +50,7 @@ impl Error {
             Self::Invalid(_) => ErrorCode::InvalidPayload,
             Self::InvalidAnswer { .. } => ErrorCode::InvalidEnvelope,
             Self::NoReplica => ErrorCode::NoReplica,
-            Self::Refused { code, .. } => *code,
-            Self::Unknown(error) => error.code(),
+            Self::Refused { code, .. } | Self::Unknown { code, .. } => *code,
         }
     }
 
@@ -52,7 +58,7 @@ impl Error {
     pub fn effect(&self) -> Effect {
         match self {
             Self::Invalid(_) | Self::NoReplica => Effect::None,
-            Self::InvalidAnswer { .. } | Self::Unknown(_) => Effect::Unknown,
+            Self::InvalidAnswer { .. } | Self::Unknown { .. } => Effect::Unknown,
             Self::Refused { code, .. } => code.effect(),
         }
     }
@@ -61,8 +67,21 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Invalid(_) | Self::InvalidAnswer { .. } => false,
-            Self::NoReplica | Self::Unknown(_) => true,
+            Self::NoReplica | Self::Unknown { .. } => true,
             Self::Refused { code, .. } => code.is_retryable(),
+        }
+    }
+}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::InvalidAnswer { node } => Self::InvalidAnswer { node },
+            ClientError::NoReplica => Self::NoReplica,
+            ClientError::Refused { code, message } => Self::Refused { code, message },
+            ClientError::Unknown { code, message, command } => {
+                Self::Unknown { code, message, command }
+            }
         }
     }
 }

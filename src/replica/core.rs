@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::alarms::Alarms;
 use super::error::ReplicaError;
-use super::machine::{Effects, Machine};
+use super::machine::{CommandId, Effects, Machine};
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
@@ -27,6 +27,7 @@ use crate::timer::Time;
 use crate::wal;
 use snapshots::Snapshots;
 
+mod inquiry;
 mod members;
 mod proposals;
 mod reads;
@@ -90,6 +91,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
 /// A command or query with its owner's name for it.
 #[derive(Debug)]
 struct Operation<T> {
+    /// The command's own id, or of a query, the command that it asks after.
+    id: Option<CommandId>,
     bytes: Bytes,
     size: usize,
     deadline: Time,

@@ -214,7 +214,8 @@ impl<M: Machine> Driver<M> {
         for input in inputs.drain(..) {
             match input {
                 // Nobody waits for it: it must not take effect after its caller was told otherwise.
-                Input::Member { deadline, reply, .. }
+                Input::Inquire { deadline, reply, .. }
+                | Input::Member { deadline, reply, .. }
                 | Input::Propose { deadline, reply, .. }
                 | Input::Read { deadline, reply, .. }
                     if deadline <= now =>
@@ -222,6 +223,7 @@ impl<M: Machine> Driver<M> {
                     drop(reply.send(Err(ReplicaError::NoQuorum)));
                 }
                 Input::Frame { from, frame } => self.frame(&from, &frame),
+                Input::Inquire { id, deadline, reply } => self.core.inquire(id, deadline, reply),
                 Input::Member { verb, name, deadline, reply } => {
                     match self.member_change(verb, &name) {
                         Ok(change) => self.core.change_member(change, deadline, reply),

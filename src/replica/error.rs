@@ -1,7 +1,10 @@
 //! Why a replica did not do what it was asked, and what is known about the operation afterwards.
 
+use super::machine::CommandId;
+use super::session::SessionError;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
+use crate::node::RequestError;
 
 /// Why an operation failed. [`Self::effect`] says whether it may have happened nevertheless.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -151,5 +154,128 @@ impl MemberError {
     /// Whether the same request may succeed later.
     pub const fn is_retryable(&self) -> bool {
         self.code.is_retryable()
+    }
+}
+
+/// Why a [`Client`](super::Client) could not do an operation. [`Self::effect`] says whether a
+/// command may have been applied.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// What came back is no answer of a replica. A command may have been applied.
+    #[error("{node} answered something that is no answer")]
+    InvalidAnswer {
+        /// Who answered.
+        node: NodeId,
+    },
+    /// No peer that runs a replica was joined within the timeout. Nothing was sent.
+    #[error("no peer runs a replica: is the address right, and the node up?")]
+    NoReplica,
+    /// The service refused or could not do it. Nothing was applied.
+    #[error("{code}: {message}")]
+    Refused {
+        /// The reason.
+        code: ErrorCode,
+        /// In the words of the replica.
+        message: String,
+    },
+    /// The answer was lost or late. A command may have been applied, or may be yet.
+    #[error("the outcome is unknown: {message}")]
+    Unknown {
+        /// What went wrong first.
+        code: ErrorCode,
+        /// In words.
+        message: String,
+        /// With this, [`Client::inquire`](super::Client::inquire) tells later what became of it;
+        /// none for a command without a session.
+        command: Option<CommandId>,
+    },
+}
+
+impl ClientError {
+    /// The stable code of this error.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::InvalidAnswer { .. } => ErrorCode::InvalidEnvelope,
+            Self::NoReplica => ErrorCode::NoReplica,
+            Self::Refused { code, .. } | Self::Unknown { code, .. } => *code,
+        }
+    }
+
+    /// Whether a command may have been applied, or may be yet.
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::NoReplica | Self::Refused { .. } => Effect::None,
+            Self::InvalidAnswer { .. } | Self::Unknown { .. } => Effect::Unknown,
+        }
+    }
+
+    /// Whether the same operation may succeed later. Look at [`effect`](Self::effect) first.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::InvalidAnswer { .. } => false,
+            Self::NoReplica | Self::Unknown { .. } => true,
+            Self::Refused { code, .. } => code.is_retryable(),
+        }
+    }
+
+    /// What a replica said.
+    pub(super) fn answered(code: ErrorCode, message: String) -> Self {
+        match code.effect() {
+            Effect::None => Self::Refused { code, message },
+            Effect::Unknown => Self::Unknown { code, message, command: None },
+        }
+    }
+
+    pub(super) fn refused_by_session(error: SessionError) -> Self {
+        Self::Refused { code: error.code(), message: error.to_string() }
+    }
+
+    /// The last submission was refused, but an earlier one may have been applied.
+    pub(super) fn unknown_by_session(error: SessionError) -> Self {
+        Self::Unknown { code: error.code(), message: error.to_string(), command: None }
+    }
+
+    /// Time was up before anything was sent.
+    pub(super) fn late() -> Self {
+        let error = ReplicaError::NoQuorum;
+        Self::Refused { code: error.code(), message: error.to_string() }
+    }
+
+    /// Which command it is about.
+    pub(super) fn of(self, id: CommandId) -> Self {
+        match self {
+            Self::Unknown { code, message, .. } => {
+                Self::Unknown { code, message, command: Some(id) }
+            }
+            other @ (Self::InvalidAnswer { .. } | Self::NoReplica | Self::Refused { .. }) => other,
+        }
+    }
+
+    /// What changes nothing is no mystery when it is not answered.
+    pub(super) fn without_effect(self) -> Self {
+        match self {
+            Self::Unknown { message, .. } => Self::Refused { code: ErrorCode::NoQuorum, message },
+            other @ (Self::InvalidAnswer { .. } | Self::NoReplica | Self::Refused { .. }) => other,
+        }
+    }
+}
+
+impl From<RequestError> for ClientError {
+    fn from(error: RequestError) -> Self {
+        if let RequestError::Handler { code, message, .. } = error {
+            return Self::answered(code, message);
+        }
+        let (code, message) = (error.code(), error.to_string());
+        match error.effect() {
+            Effect::None => Self::Refused { code, message },
+            Effect::Unknown => Self::Unknown { code, message, command: None },
+        }
+    }
+}
+
+impl From<ReplicaError> for ClientError {
+    fn from(error: ReplicaError) -> Self {
+        Self::answered(error.code(), error.to_string())
     }
 }

@@ -12,8 +12,9 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
-use super::machine::Machine;
+use super::machine::{CommandId, Machine};
 use super::service::{Operation, Verb};
+use super::session::{Outcome, Sessions, Submission};
 use super::setup::Options;
 use super::status::Status;
 use super::{driver, formation, service};
@@ -152,6 +153,7 @@ impl Drop for Handle {
 /// One thing for the replica to look at.
 pub(super) enum Input {
     Frame { from: NodeId, frame: Bytes },
+    Inquire { id: CommandId, deadline: Time, reply: oneshot::Sender<Reply> },
     Member { verb: Verb, name: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     Propose { command: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     Read { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
@@ -244,7 +246,8 @@ impl Shared {
             }
             // An overrun replica must still be able to say so.
             Input::Status { .. } => {}
-            Input::Member { .. }
+            Input::Inquire { .. }
+            | Input::Member { .. }
             | Input::Propose { .. }
             | Input::Read { .. }
             | Input::ReadStale { .. }
@@ -306,7 +309,8 @@ impl Shared {
         self.leadership.send_replace(nobody);
         for input in inputs {
             match input {
-                Input::Member { reply, .. }
+                Input::Inquire { reply, .. }
+                | Input::Member { reply, .. }
                 | Input::Propose { reply, .. }
                 | Input::Read { reply, .. }
                 | Input::ReadStale { reply, .. }
@@ -378,6 +382,7 @@ impl Replica {
             let ended = match started {
                 Ok(store) => {
                     let node = of_node.clone();
+                    let machine = Sessions::new(machine);
                     driver::run(node, name, settings.options, store, machine, &running).await
                 }
                 Err(error) => Err(Stopped::new(error.cause(), &error)),
@@ -436,7 +441,8 @@ impl Replica {
         }
     }
 
-    /// Proposes a command on this replica, which has to lead, and waits until it is applied.
+    /// Proposes a command on this replica, which has to lead, and waits until it is applied. It
+    /// belongs to no session: proposed again, it is applied again. See [`Client`](super::Client).
     ///
     /// # Errors
     ///
@@ -447,9 +453,19 @@ impl Replica {
     ///
     /// Dropping the future does not recall the command.
     pub async fn propose(&self, command: Bytes, timeout: Duration) -> Reply {
+        if command.is_empty() {
+            return Err(ReplicaError::CommandEmpty);
+        }
         let deadline = self.handle.shared.clock.now() + timeout;
+        let command = Submission::Once { command }.encode();
         let input = |reply| Input::Propose { command, deadline, reply };
-        self.handle.shared.operate(input).await
+        let applied = self.handle.shared.operate(input).await?;
+        match Outcome::decode(&applied.response) {
+            Some(Outcome::Done { response, .. }) => Ok(Applied { response, ..applied }),
+            Some(Outcome::Refused(_)) | None => {
+                unreachable!("a submission without a session is applied")
+            }
+        }
     }
 
     /// Answers a query so that it sees every write that was acknowledged before the call. This

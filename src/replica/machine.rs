@@ -30,6 +30,18 @@ pub trait Machine {
         Some(self.query(query))
     }
 
+    /// Which command this is, if it says so: all submissions of one command have the same id.
+    fn command_id(&self, _command: &Bytes) -> Option<CommandId> {
+        None
+    }
+
+    /// Answers what became of a command. `is_under_way`: the replica that leads has proposed it, or
+    /// is about to, and it is not decided. Machines whose commands have ids answer this; see
+    /// [`Sessions`](super::Sessions).
+    fn inquire(&self, _id: CommandId, _is_under_way: bool) -> Bytes {
+        Bytes::new()
+    }
+
     /// All alarms that are set, for a replica that begins to lead.
     fn alarms(&self) -> Vec<Alarm> {
         Vec::new()
@@ -46,6 +58,27 @@ pub trait Machine {
     ///
     /// [`InvalidSnapshot`]: the bytes are damaged or cannot be read. The state is as it was.
     fn restore(&mut self, snapshot: &mut dyn Read) -> Result<(), InvalidSnapshot>;
+}
+
+/// Names one command of one client, however often it is submitted.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Hash,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct CommandId {
+    /// The session of the client.
+    pub session: u64,
+    /// The number that the client gave it, from 1.
+    pub serial: u64,
 }
 
 /// Writes a state as it was when the image was taken. Equal states write equal bytes.

@@ -15,6 +15,7 @@
 //! in another thread, and its result handed in with any later turn.
 
 mod alarms;
+mod client;
 mod core;
 mod driver;
 mod error;
@@ -24,6 +25,7 @@ mod machine;
 mod members;
 mod recover;
 pub(crate) mod service;
+pub mod session;
 mod setup;
 mod snapshot;
 mod status;
@@ -31,12 +33,14 @@ mod store;
 mod transfer;
 
 pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
-pub use error::{MemberError, ReplicaError};
+pub use client::Client;
+pub use error::{ClientError, MemberError, ReplicaError};
 pub use formation::new_raft_id;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
-pub use machine::{Alarm, Effects, Image, InvalidSnapshot, Machine, image_bytes};
+pub use machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine, image_bytes};
 pub use recover::{RecoverError, Recovered, recover};
 pub use service::AckLevel;
+pub use session::Sessions;
 pub use setup::{Options, Setup};
 pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};
 pub use status::{Repair, Snapshots, Status, Transfer, Waiting};

@@ -9,9 +9,11 @@
 //! | `_NAME.command` | a command, passed on to the leader |
 //! | `_NAME.command.direct` | a command, for the leader only: others answer `NOT_LEADER` |
 //! | `_NAME.query`, `_NAME.query.direct` | a query, likewise |
+//! | `_NAME.inquire`, `_NAME.inquire.direct` | what became of a command, likewise |
 //! | `_NAME.query.stale` | a query, answered here and now |
 //! | `_NAME.member.VERB`, `_NAME.member.VERB.direct` | a change of the members, likewise |
 //! | `_NAME.member.bootstrap` | the first members, for a directory that begins |
+//! | `_NAME.query.wait` | a query, answered here when what it waits for has happened |
 //! | `_NAME.raft` | a tick with a frame of the consensus |
 
 use std::sync::{Arc, Weak};
@@ -23,6 +25,7 @@ use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::formation::raft_id_label;
 use super::handle::{Input, Leadership, Shared};
+use super::machine::CommandId;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::Filter;
@@ -68,9 +71,16 @@ pub(crate) fn leader(name: &str) -> Filter {
 /// Whether an operation changes anything.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Operation {
+    /// Has a command applied.
     Command,
+    /// Asks what became of a command.
+    Inquire,
+    /// Changes the members.
     Member(Verb),
+    /// Asks the leader.
     Query,
+    /// Asks any replica something that waits.
+    Wait,
 }
 
 /// What is to be done with a member, whose name is the payload.
@@ -100,8 +110,10 @@ impl Operation {
     pub(crate) fn subject(self, name: &str) -> String {
         match self {
             Self::Command => format!("_{name}.command"),
+            Self::Inquire => format!("_{name}.inquire"),
             Self::Member(verb) => format!("_{name}.member.{}", verb.name()),
             Self::Query => format!("_{name}.query"),
+            Self::Wait => format!("_{name}.query.wait"),
         }
     }
 }
@@ -109,11 +121,6 @@ impl Operation {
 /// The subject under which a replica answers a query from what it has applied.
 pub(crate) fn stale_subject(name: &str) -> String {
     format!("{}.stale", Operation::Query.subject(name))
-}
-
-/// The subject under which a replica answers a query when what it waits for has happened.
-pub(crate) fn wait_subject(name: &str) -> String {
-    format!("{}.wait", Operation::Query.subject(name))
 }
 
 /// The subject under which a replica tells the first members of its cluster.
@@ -138,11 +145,12 @@ pub(super) fn register(
     let weak = replica.clone();
     on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
     let weak = replica.clone();
-    on(&wait_subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
+    on(&Operation::Wait.subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
     let weak = replica.clone();
     on(&bootstrap_subject(name)).request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
     let members = Verb::ALL.map(Operation::Member);
-    for operation in [Operation::Command, Operation::Query].into_iter().chain(members) {
+    let others = [Operation::Command, Operation::Inquire, Operation::Query];
+    for operation in others.into_iter().chain(members) {
         for direct in [false, true] {
             let subject = operation.subject(name) + if direct { ".direct" } else { "" };
             let replica = replica.clone();
@@ -242,10 +250,18 @@ struct Passing {
 impl Passing {
     async fn here(&self, bytes: Bytes, deadline: Time) -> Reply {
         let operation = self.operation;
+        let id = match operation {
+            Operation::Inquire => decode_id(bytes.clone()).ok_or(ReplicaError::CommandEmpty)?,
+            Operation::Command | Operation::Member(_) | Operation::Query | Operation::Wait => {
+                CommandId::default()
+            }
+        };
         let input = |reply| match operation {
             Operation::Command => Input::Propose { command: bytes, deadline, reply },
+            Operation::Inquire => Input::Inquire { id, deadline, reply },
             Operation::Member(verb) => Input::Member { verb, name: bytes, deadline, reply },
             Operation::Query => Input::Read { query: bytes, deadline, reply },
+            Operation::Wait => Input::Wait { query: bytes, deadline, reply },
         };
         self.shared.operate(input).await
     }
@@ -294,7 +310,7 @@ impl Passing {
         let reply = match self.operation {
             Operation::Command | Operation::Member(_) => request.await,
             // A leader that is paused or cut off would keep the query until its deadline.
-            Operation::Query => tokio::select! {
+            Operation::Inquire | Operation::Query | Operation::Wait => tokio::select! {
                 reply = async { request.await } => reply,
                 () = self.superseded(leader) => {
                     return Err(self.refuse(&ReplicaError::NoQuorum));
@@ -337,15 +353,13 @@ fn failed(operation: Operation, error: RequestError) -> HandlerError {
         (other, Operation::Command | Operation::Member(_)) if unknown => {
             HandlerError::new(ErrorCode::QuorumFailed, other.to_string())
         }
-        (other, Operation::Command | Operation::Member(_) | Operation::Query) => {
-            HandlerError::new(ErrorCode::NoQuorum, other.to_string())
-        }
+        (other, _) => HandlerError::new(ErrorCode::NoQuorum, other.to_string()),
     }
 }
 
 /// Only what had no effect may be done again; a query never has any.
 fn worth_trying_again(operation: Operation, refusal: &HandlerError) -> bool {
-    let harmless = operation == Operation::Query || refusal.code.effect() == Effect::None;
+    let harmless = operation != Operation::Command || refusal.code.effect() == Effect::None;
     harmless
         && matches!(
             refusal.code,
@@ -362,6 +376,12 @@ fn refusal(error: &ReplicaError, leader: Option<(NodeId, String)>) -> HandlerErr
         None => error.to_string(),
     };
     HandlerError::new(error.code(), message)
+}
+
+/// `session u64 | serial u64`, little endian.
+fn decode_id(mut bytes: Bytes) -> Option<CommandId> {
+    let (session, serial) = (bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?);
+    bytes.is_empty().then_some(CommandId { session, serial })
 }
 
 /// `index u64 | term u64 | level u8 | response`, little endian.

@@ -136,7 +136,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         };
         self.expire_at(deadline);
         let bytes = bytes::Bytes::new();
-        self.handovers.push((to, Operation { bytes, size: 0, deadline, ticket }));
+        self.handovers.push((to, Operation { id: None, bytes, size: 0, deadline, ticket }));
         self.answer_handovers();
     }
 
@@ -145,7 +145,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             Ok(at) => {
                 self.expire_at(deadline);
                 let bytes = bytes::Bytes::new();
-                self.proposed.insert(at, Operation { bytes, size: 0, deadline, ticket });
+                self.proposed.insert(at, Operation { id: None, bytes, size: 0, deadline, ticket });
             }
             Err(ProposeError::NotLeader) => self.answer(ticket, Err(self.not_leader())),
             Err(ProposeError::ChangePending) => {

@@ -19,10 +19,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if let Err(error) = self.may_propose(&command) {
             return self.answer(ticket, Err(error));
         }
-        let size = command.len();
+        let (size, id) = (command.len(), self.machine.command_id(&command));
         self.command_bytes += size;
         self.expire_at(deadline);
-        self.queued.push(Operation { bytes: command, size, deadline, ticket });
+        self.queued.push(Operation { id, bytes: command, size, deadline, ticket });
     }
 
     fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {

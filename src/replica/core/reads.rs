@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Applied, Core, Operation};
 use crate::consensus::Log;
 use crate::replica::error::ReplicaError;
-use crate::replica::machine::Machine;
+use crate::replica::machine::{CommandId, Machine};
 use crate::timer::Time;
 
 impl<M: Machine, T, L: Log> Core<M, T, L> {
@@ -15,6 +15,16 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     ///
     /// At the deadline the answer is [`ReplicaError::NoQuorum`].
     pub fn read(&mut self, query: Bytes, deadline: Time, ticket: T) {
+        self.read_as(None, query, deadline, ticket);
+    }
+
+    pub(super) fn read_as(
+        &mut self,
+        id: Option<CommandId>,
+        query: Bytes,
+        deadline: Time,
+        ticket: T,
+    ) {
         let refusal = match self.leads() {
             Err(error) => Some(error),
             Ok(()) if self.read_count >= self.options.reads_max => {
@@ -27,7 +37,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.read_count += 1;
         self.expire_at(deadline);
-        self.reads.push(Operation { size: query.len(), bytes: query, deadline, ticket });
+        self.reads.push(Operation { id, size: query.len(), bytes: query, deadline, ticket });
     }
 
     /// Accepts a query that waits for something to happen, or answers why not. Whether it leads or
@@ -46,7 +56,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.read_count += 1;
         self.expire_at(deadline);
-        self.pending.push(Operation { size: query.len(), bytes: query, deadline, ticket });
+        let size = query.len();
+        self.pending.push(Operation { id: None, size, bytes: query, deadline, ticket });
     }
 
     /// Answers a query from whatever has been applied here, however old that is; the index says
@@ -77,7 +88,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
             for operation in waiting.remove() {
                 self.read_count -= 1;
-                let response = self.machine.query(&operation.bytes);
+                let response = match operation.id {
+                    Some(id) => self.machine.inquire(id, self.is_under_way(id)),
+                    None => self.machine.query(&operation.bytes),
+                };
                 self.answer_query(operation.ticket, response);
             }
         }
