@@ -15,8 +15,9 @@ use zmesh::presence::{Heartbeat, LeaveReason};
 use zmesh::protocol::system::{Labels, RefuseReason};
 use zmesh::route::{Choice, Filter};
 use zmesh::{
-    BoxedOutcome, Builder, Call, Direction, ErrorCode, Event, Events, HandlerError, InvalidMessage,
-    Middleware, Next, Node, Peer, RegisterError, RequestError, StartError, TickError, WaitError,
+    BoxedOutcome, Builder, Call, Direction, Effect, ErrorCode, Event, Events, HandlerError,
+    InvalidMessage, Middleware, Next, Node, Outcome, Peer, RegisterError, RequestError, StartError,
+    TickError, WaitError,
 };
 
 #[path = "mesh/lives.rs"]
@@ -245,7 +246,7 @@ async fn payload_limit_is_named_by_both_sides() {
     let over = soon(client.request_raw("server", "echo", vec![1; 101])).await.unwrap_err();
     assert_eq!(over, RequestError::Invalid(InvalidMessage::TooLarge { bytes: 101, max: 100 }));
     let over = soon(client.request_raw("server", "large", "")).await.unwrap_err();
-    assert_eq!(code(&over), ErrorCode::PayloadTooLarge);
+    assert_eq!((code(&over), over.effect()), (ErrorCode::HandlerError, Effect::Unknown));
     assert!(over.to_string().contains("limit of 100"), "{over}");
 }
 
@@ -264,14 +265,22 @@ async fn panic_of_a_handler_fails_its_request_and_nothing_else() {
             Ok::<(), HandlerError>(())
         })
         .unwrap();
+    let early = |_: Call| -> std::future::Ready<Outcome> { panic!("on purpose") };
+    server.on("early").request_call(early).unwrap();
     server.on_request("echo", echo).unwrap();
-    for late in [false, true] {
-        let error = soon(client.request::<_, ()>("server", "panic", &late)).await.unwrap_err();
+    for (subject, late) in [("panic", false), ("panic", true), ("early", false)] {
+        let error = soon(client.request::<_, ()>("server", subject, &late)).await.unwrap_err();
         assert_eq!(code(&error), ErrorCode::HandlerError);
         assert!(error.to_string().contains("on purpose"), "{error}");
         assert_eq!(soon(client.request("server", "echo", &7_u64)).await, Ok(7_u64));
     }
-    assert_eq!(server.status().counters.handler_panics, 2);
+    // Behind one that waits, it is started by another task.
+    let both = ["panic", "early"].map(|subject| client.request::<_, ()>("server", subject, &true));
+    let [first, second] = both.map(IntoFuture::into_future);
+    assert_eq!(code(&soon(first).await.unwrap_err()), ErrorCode::HandlerError);
+    assert_eq!(code(&soon(second).await.unwrap_err()), ErrorCode::HandlerError);
+    assert_eq!(soon(client.request("server", "echo", &7_u64)).await, Ok(7_u64));
+    assert_eq!(server.status().counters.handler_panics, 5);
 }
 
 /// The first message's handler waits; the second message of the same peer has to wait with it,

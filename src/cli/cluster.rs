@@ -122,15 +122,16 @@ async fn start(args: &StartArgs, context: &Context) -> Result<(), Failure> {
     tracing::info!(name = cluster.name(), dir = %cluster.dir().display(), "cluster runs");
     progress("they elect a leader");
     let statuses = elected(&cluster, args.timeout.0).await?;
-    print_nodes(&cluster, &statuses, context)?;
     let first = &cluster.nodes()[0].address;
     if *first != (Address::Tcp { host: "127.0.0.1".to_owned(), port: FIRST_PORT }) {
         let addresses: Vec<_> =
             cluster.nodes().iter().map(|node| node.address.to_string()).collect();
         tracing::warn!("client commands need: export ZMESH_CONNECT={}", addresses.join(","));
     }
+    // A reader that has gone is no reason to stop what runs.
+    let printed = print_nodes(&cluster, &statuses, context);
     cluster.detach();
-    Ok(())
+    printed
 }
 
 /// Says to somebody who waits at a terminal what is waited for.
@@ -160,7 +161,7 @@ async fn elected(
     let statuses = tokio::time::timeout(within, elected).await;
     node.stop().await;
     statuses.map_err(|_| {
-        let message = format!("the nodes run, and elected no leader within {within:?}");
+        let message = format!("no leader was elected within {within:?}; the nodes were stopped");
         Failure::new(Exit::Unreachable, message)
             .next(format!("see the logs in {}", cluster.dir().display()))
     })

@@ -94,6 +94,19 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
 }
 
+/// Time between two writes of one writer. Where it is long nobody would notice a new leader.
+fn interval(args: &Args) -> Result<Duration, Failure> {
+    let interval = Duration::from_secs(1) * u32::from(args.writers) / args.rate;
+    if interval <= INTERVAL_MAX {
+        return Ok(interval);
+    }
+    let message = format!("each of {} writers would write every {interval:?} only", args.writers);
+    Err(Failure::new(Exit::Usage, message).next("give more --rate or fewer --writers"))
+}
+
+/// The longest time between two writes of one writer.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
 async fn demonstrate(
     args: &Args,
     mut cluster: LocalCluster,
@@ -109,7 +122,7 @@ async fn demonstrate(
     let mut demo = Demo { node, cluster, report, failovers: Vec::new(), catch_ups: Vec::new() };
     demo.leader(0).await?;
 
-    let interval = Duration::from_secs(1) * u32::from(args.writers) / args.rate;
+    let interval = interval(args)?;
     let plan = load::Plan {
         writers: args.writers,
         interval,

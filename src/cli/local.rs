@@ -365,7 +365,7 @@ fn lay_out(dir: &Path, plan: &Plan) -> Result<Vec<LocalNode>, LocalError> {
         let node_dir = dir.join(node.id.as_str());
         fs::create_dir_all(&node_dir)
             .map_err(|source| LocalError::io("create", &node_dir, source))?;
-        let text = configuration(node, &nodes, &node_dir, plan)?;
+        let text = configuration(node, &nodes, plan)?;
         replace(&node_dir, "zmesh.toml", text.as_bytes())
             .map_err(|source| LocalError::io("write", &node_dir, source))?;
     }
@@ -373,12 +373,7 @@ fn lay_out(dir: &Path, plan: &Plan) -> Result<Vec<LocalNode>, LocalError> {
 }
 
 /// The configuration file of one node.
-fn configuration(
-    node: &LocalNode,
-    all: &[LocalNode],
-    node_dir: &Path,
-    plan: &Plan,
-) -> Result<String, LocalError> {
+fn configuration(node: &LocalNode, all: &[LocalNode], plan: &Plan) -> Result<String, LocalError> {
     let others = all.iter().filter(|other| other.id != node.id);
     let mut settings = Settings::default();
     settings.node.id = Some(node.id.clone());
@@ -386,7 +381,8 @@ fn configuration(
     settings.node.bind = Some(node.address.clone());
     settings.node.peers = Some(others.map(|other| other.address.clone()).collect());
     settings.heartbeat.preset = Some(plan.preset);
-    settings.replica.data_dir = Some(node_dir.join("data"));
+    // Relative to where the node runs, so that the whole directory may be moved or copied.
+    settings.replica.data_dir = Some(PathBuf::from("data"));
     settings.replica.members = Some(all.iter().map(|node| node.id.clone()).collect());
     Ok(Written::from(settings).resolve()?.to_toml())
 }

@@ -275,14 +275,23 @@ async fn interrupted() {
 fn refuse_usage(error: &clap::Error, json: bool) -> ExitCode {
     if json && error.use_stderr() {
         let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default();
-        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let message = usage_message(&text);
         Failure::new(Exit::Usage, message).report(true, ColorChoice::Never);
     } else {
         // A reader that has gone does not read help.
         let _ignored = error.print();
     }
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+}
+
+/// What is wrong, on one line; what clap says after it is for people.
+fn usage_message(text: &str) -> String {
+    // Without a subcommand clap gives the whole help and says nothing.
+    let Some(text) = text.strip_prefix("error: ") else {
+        return "a subcommand is required".to_owned();
+    };
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 /// For timeouts, where zero would mean that nothing can ever succeed.

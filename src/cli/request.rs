@@ -44,6 +44,22 @@ pub(super) struct Message {
     all: Option<Filter>,
 }
 
+/// Bytes of a payload that are read from standard input; JSON may be longer than what is sent.
+const INPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+fn standard_input() -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    // One byte more than is taken is enough to be refused.
+    let read = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|error| {
+        Failure::new(Exit::Usage, format!("cannot read standard input: {error}"))
+    })?;
+    match bytes.len() as u64 > INPUT_BYTES_MAX {
+        true => Err(Failure::new(Exit::Usage, "standard input has more than 64 MiB")),
+        false => Ok(bytes),
+    }
+}
+
 /// A payload that can be sent.
 #[derive(Clone, Debug)]
 pub(super) enum Payload {
@@ -55,13 +71,7 @@ impl Message {
     /// The payload, read before anybody is dialed.
     pub(super) fn payload(&self) -> Result<Payload, Failure> {
         let text = match self.payload.as_deref() {
-            Some("-") => {
-                let mut bytes = Vec::new();
-                io::stdin().lock().read_to_end(&mut bytes).map_err(|error| {
-                    Failure::new(Exit::Usage, format!("cannot read standard input: {error}"))
-                })?;
-                bytes
-            }
+            Some("-") => standard_input()?,
             Some(text) => text.as_bytes().to_owned(),
             None if self.raw => Vec::new(),
             None => b"null".to_vec(),

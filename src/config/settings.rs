@@ -159,7 +159,7 @@ pub struct HeartbeatSettings {
     pub ping_interval: Option<Period>,
     /// Longest time between two looks for silent peers [default: by preset, 2s].
     ///
-    /// Larger: a ghost may stay that much longer than its timeout. Smaller: more wake-ups.
+    /// Larger: fewer wake-ups of an idle node. Smaller: a check that was late is made up for sooner.
     #[arg(long, env = "ZMESH_HEALTH_CHECK_INTERVAL", value_name = "DURATION")]
     pub health_check_interval: Option<Period>,
     /// Silence after which a peer has left [default: by preset, 10s].
@@ -191,7 +191,7 @@ pub struct LimitsSettings {
     /// Smaller: larger data must be cut by its sender. Must be the same on all nodes.
     #[arg(long, env = "ZMESH_PAYLOAD_MAX", value_name = "SIZE")]
     pub payload_max: Option<Size>,
-    /// Messages that may wait for one peer [default: 1000].
+    /// Messages that may wait for one peer [default: 10000].
     ///
     /// Larger: a slow peer costs more memory and gets older messages. Smaller: bursts are refused.
     #[arg(long, env = "ZMESH_QUEUE_MESSAGES", value_name = "COUNT")]

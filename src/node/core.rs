@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::error::{RequestError, TickError};
+use super::error::{HandlerError, RequestError, TickError};
 use super::event::{Event, Source};
 use super::link::{Links, QueueLimits, Queued};
 use super::peers::Peers;
@@ -301,8 +301,9 @@ impl<T> Core<T> {
         let max = self.payload_bytes_max(to.system);
         let ReplyTo { route, request, .. } = to;
         if payload.len() > max {
+            // The handler has run, so this is not the error of a request that was too large.
             let message = format!("reply of {} bytes is over the limit of {max}", payload.len());
-            return self.reply_error(now, route, request, ErrorCode::PayloadTooLarge, &message);
+            return self.reply_error(now, route, request, ErrorCode::HandlerError, &message);
         }
         let message = Message { subject: "", format, payload, system: true };
         self.answer(now, route, Kind::Reply, request, 0, message);
@@ -320,6 +321,12 @@ impl<T> Core<T> {
         let text = cut(message, ERROR_MESSAGE_BYTES_MAX).as_bytes();
         let message = Message { subject: "", format: Format::Raw, payload: text, system: true };
         self.answer(now, route, Kind::Error, request, code.number(), message);
+    }
+
+    /// The handler of a tick failed: nobody is told but the log, which a flood must not fill.
+    pub(crate) fn tick_failed(&mut self, now: Time, route: Route, error: &HandlerError) {
+        self.counters.reject("tick_failed");
+        self.refuse_log.note(now, route, error);
     }
 
     /// Nobody waits for this request any more.

@@ -256,7 +256,11 @@ impl Job {
     fn start(self, shared: &Arc<Shared>) -> CatchPanic {
         let handler = self.handler.call;
         let future = match self.middleware.is_empty() {
-            true => handler(self.call),
+            // What a handler does before it returns its future may panic as well.
+            true => catch_unwind(AssertUnwindSafe(|| handler(self.call))).unwrap_or_else(|panic| {
+                let outcome = note_panic(shared, panic.as_ref());
+                Box::pin(std::future::ready(outcome))
+            }),
             // Called when it is polled, where a panic is caught.
             false => Box::pin(async { Next::new(self.middleware, handler).run(self.call).await }),
         };
@@ -293,7 +297,7 @@ fn finish(shared: &Shared, reply_to: ReplyTo, outcome: Outcome) {
 fn reply(core: &mut Core<Ticket>, now: Time, to: ReplyTo, outcome: Outcome) {
     match (to.request, outcome) {
         (RequestId::NONE, Ok(_)) => {}
-        (RequestId::NONE, Err(error)) => tracing::warn!(%error, "a tick's handler failed"),
+        (RequestId::NONE, Err(error)) => core.tick_failed(now, to.route, &error),
         (_, Ok((format, payload))) => core.reply(now, to, format, &payload),
         (request, Err(error)) => {
             core.reply_error(now, to.route, request, error.code, &error.message);
@@ -319,12 +323,14 @@ impl Future for CatchPanic {
         // A future that panicked is never polled again, so nothing broken can be observed.
         match catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
             Ok(poll) => poll,
-            Err(panic) => {
-                self.shared.with(|core, _| core.counters_mut().handler_panics += 1);
-                Poll::Ready(Err(panicked(panic.as_ref())))
-            }
+            Err(panic) => Poll::Ready(note_panic(&self.shared, panic.as_ref())),
         }
     }
+}
+
+fn note_panic(shared: &Shared, panic: &(dyn Any + Send)) -> Outcome {
+    shared.with(|core, _| core.counters_mut().handler_panics += 1);
+    Err(panicked(panic))
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> HandlerError {

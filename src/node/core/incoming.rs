@@ -9,7 +9,7 @@ use crate::id::{Incarnation, RequestId};
 use crate::node::error::{InvalidMessage, RequestError};
 use crate::node::link::Queued;
 use crate::protocol::envelope::{Envelope, Kind, Limits, Outgoing, Subject};
-use crate::protocol::system::System;
+use crate::protocol::system::{Refusal, RefuseReason, System};
 use crate::server;
 use crate::timer::Time;
 use crate::transport::Route;
@@ -56,6 +56,10 @@ impl<T> Core<T> {
             Err(error) => {
                 self.counters.reject("system_payload");
                 self.refuse_log.note(now, route, &error);
+                if envelope.kind == Kind::Hello {
+                    let refusal = Refusal { reason: RefuseReason::Malformed };
+                    self.send_system(now, route, &System::Refuse(refusal));
+                }
                 return;
             }
         };

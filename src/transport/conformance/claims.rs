@@ -259,13 +259,10 @@ pub(super) async fn second_bind_is_refused(world: &impl World) {
     assert!(matches!(error, BindError::AlreadyBound(bound) if bound == address));
 }
 
-/// A person must learn why nothing listens. (A Unix socket may be taken over: it may be stale.)
+/// A person must learn why nothing listens.
 pub(super) async fn taken_addresses_are_refused(world: &impl World) {
     let mut first = world.transport(Options::default());
     let address = first.bind(&world.address()).unwrap();
-    if let Address::Ipc { .. } = address {
-        return;
-    }
     let mut second = world.transport(Options::default());
     let error = second.bind(&address).unwrap_err().to_string();
     assert!(error.to_lowercase().contains("in use"), "{error}");

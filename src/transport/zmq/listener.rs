@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, TcpListener};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -156,6 +156,10 @@ fn endpoint(address: &Address) -> Result<String, String> {
             match std::fs::symlink_metadata(path) {
                 Ok(file) if !file.file_type().is_socket() => {
                     return Err("there is a file that is no socket".into());
+                }
+                // Only one that a killed process left behind may be taken over.
+                Ok(_) if UnixStream::connect(path).is_ok() => {
+                    return Err("address in use: somebody listens there".into());
                 }
                 Ok(_) => std::fs::remove_file(path).map_err(text)?,
                 Err(_) => {}
