@@ -196,7 +196,7 @@ async fn every_failure_has_its_type() {
     let late = soon(client.request::<_, ()>("server", "never", &()).timeout(after)).await;
     let peer = server.id().clone();
     assert_eq!(late, Err(RequestError::Timeout { peer, after }));
-    assert_eq!(late.unwrap_err().effect(), zmesh::Effect::Unknown);
+    assert_eq!(late.unwrap_err().effect(), Effect::Unknown);
     let system = soon(client.request::<_, ()>("server", "_raft.vote", &())).await;
     let system_subject = InvalidMessage::SystemSubject("_raft.vote".to_owned());
     assert_eq!(system, Err(RequestError::Invalid(system_subject.clone())));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use zmesh::protocol::envelope::{Envelope, EnvelopeError, Format, Kind, Limits, Subject};
 use zmesh::protocol::envelope::{HEADER_BYTES, SUBJECT_BYTES_MAX};
+use zmesh::protocol::frame::SHARED_BYTES_MAX;
 use zmesh::protocol::payload::{self, DEPTH_MAX, ELEMENTS_MAX, PayloadError};
 use zmesh::protocol::system::{
     CLUSTER_NAME_BYTES_MAX, Greeting, KNOWN_PEERS_MAX, KnownPeer, KnownPeers, LABEL_BYTES_MAX,
@@ -279,6 +280,7 @@ fn table_of_limits_has_the_numbers_of_the_code() {
     let limits = [
         ("header", HEADER_BYTES),
         ("subject", SUBJECT_BYTES_MAX),
+        ("frame of several envelopes", SHARED_BYTES_MAX),
         ("payload, by default", Limits::default().payload_bytes_max),
         ("payload of a system message", SYSTEM_PAYLOAD_BYTES_MAX),
         ("nesting of a payload", DEPTH_MAX),

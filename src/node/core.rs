@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::error::{HandlerError, RequestError, TickError};
 use super::event::{Event, Source};
-use super::link::{Links, QueueLimits, Queued};
+use super::link::{Links, Outbound, QueueLimits, Queued};
 use super::peers::Peers;
 use super::refuse_log::RefuseLog;
 use super::route::{Choice, Chooser, Filter};
@@ -441,33 +441,34 @@ impl<T> Core<T> {
         self.outputs.pop_front()
     }
 
-    /// The next message for the transport. Its fate is told with [`sent`](Self::sent).
-    pub(crate) fn poll_send(&mut self) -> Option<(Route, Queued)> {
+    /// The next frame for the transport. Its fate is told with [`sent`](Self::sent).
+    pub(crate) fn poll_send(&mut self) -> Option<Outbound> {
         if let Some((route, message)) = self.stray_sends.pop_front() {
-            return Some((route, Queued::system(message)));
+            return Some(Outbound::one(route, Queued::system(message)));
         }
-        self.links.pop()
+        self.links.next_frame()
     }
 
-    /// What became of a message of [`poll_send`](Self::poll_send).
-    pub(crate) fn sent(
-        &mut self,
-        now: Time,
-        route: Route,
-        queued: Queued,
-        result: Result<(), SendError>,
-    ) {
+    /// What became of a frame of [`poll_send`](Self::poll_send).
+    pub(crate) fn sent(&mut self, now: Time, outbound: Outbound, result: Result<(), SendError>) {
+        let (route, messages) = (outbound.route, outbound.messages() as u64);
         match result {
-            Ok(()) => self.counters.sent += 1,
+            Ok(()) => {
+                self.counters.sent += messages;
+                self.links.sent(&outbound);
+            }
             Err(SendError::Full) if self.links.peek(route).is_some() => {
-                self.links.blocked(route, queued);
+                self.links.blocked(outbound);
             }
-            Err(SendError::Full) => self.counters.dropped_full += 1,
-            Err(SendError::NotConnected) => {
-                self.unsent(&queued);
-                self.unreachable(now, route);
+            Err(SendError::Full) => self.counters.dropped_full += messages,
+            Err(error @ (SendError::NotConnected | SendError::TooLarge { .. })) => {
+                for queued in self.links.unsent(outbound) {
+                    self.unsent(&queued);
+                }
+                if error == SendError::NotConnected {
+                    self.unreachable(now, route);
+                }
             }
-            Err(SendError::TooLarge { .. }) => self.unsent(&queued),
         }
     }
 

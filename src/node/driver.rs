@@ -205,10 +205,10 @@ impl Driver {
         self.dispatcher.answer(&mut state.core, now);
         let mut sent = 0;
         while sent < SENDS_PER_TURN {
-            let Some((route, queued)) = state.core.poll_send() else { break };
-            let result = self.transport.send(route, &queued.message);
-            state.core.sent(now, route, queued, result);
-            sent += 1;
+            let Some(outbound) = state.core.poll_send() else { break };
+            let result = self.transport.send(outbound.route, &outbound.frame);
+            sent += outbound.messages();
+            state.core.sent(now, outbound, result);
         }
         sent > 0
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{NodeId, RequestId};
+use crate::protocol::frame;
 use crate::timer::Time;
 use crate::transport::Route;
 
@@ -22,6 +23,37 @@ const SYSTEM_MESSAGES_MAX: usize = 64;
 pub(crate) struct QueueLimits {
     pub(crate) messages_max: usize,
     pub(crate) bytes_max: usize,
+}
+
+/// What is handed to the transport at once: one envelope, or several that share a frame.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound {
+    pub(crate) route: Route,
+    pub(crate) frame: Bytes,
+    content: Content,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    /// One message, which is the frame and has left the queue.
+    One { request: RequestId, system: bool },
+    /// So many messages, which are at the front of the queue.
+    Many(usize),
+}
+
+impl Outbound {
+    pub(crate) fn one(route: Route, queued: Queued) -> Self {
+        let Queued { message, request, system } = queued;
+        Self { route, frame: message, content: Content::One { request, system } }
+    }
+
+    /// How many envelopes it has.
+    pub(crate) fn messages(&self) -> usize {
+        match self.content {
+            Content::One { .. } => 1,
+            Content::Many(count) => count,
+        }
+    }
 }
 
 /// One message that waits to be sent.
@@ -117,6 +149,41 @@ impl Link {
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }
+
+    fn count(&mut self, queued: &Queued) {
+        self.queued_bytes += queued.message.len();
+        self.queued_system += usize::from(queued.system);
+    }
+
+    fn push_front(&mut self, queued: Queued) {
+        self.count(&queued);
+        self.queue.push_front(queued);
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        let queued = self.queue.pop_front()?;
+        self.queued_bytes -= queued.message.len();
+        self.queued_system -= usize::from(queued.system);
+        Some(queued)
+    }
+
+    /// How many messages at the front of the queue fit into one frame.
+    fn shareable(&self) -> usize {
+        let mut bytes = 0;
+        let fits = |queued: &&Queued| {
+            let fits = frame::may_share(bytes, queued.message.len());
+            bytes += queued.message.len();
+            fits
+        };
+        self.queue.iter().take_while(fits).count()
+    }
+
+    fn join(&self, count: usize) -> Bytes {
+        let messages = || self.queue.iter().take(count).map(|queued| &queued.message);
+        let mut frame = Vec::with_capacity(messages().map(Bytes::len).sum());
+        messages().for_each(|message| frame.extend_from_slice(message));
+        frame.into()
+    }
 }
 
 /// The links of a node and the order in which they take turns.
@@ -157,8 +224,7 @@ impl Links {
     /// Puts a message at the end of a queue. The caller has looked at `has_room`.
     pub(crate) fn push(&mut self, route: Route, queued: Queued) {
         let Some(link) = self.links.get_mut(&route) else { return };
-        link.queued_bytes += queued.message.len();
-        link.queued_system += usize::from(queued.system);
+        link.count(&queued);
         link.queue.push_back(queued);
         if !link.blocked && !link.listed {
             link.listed = true;
@@ -166,42 +232,73 @@ impl Links {
         }
     }
 
-    /// Takes the next message to send; routes take turns.
-    pub(crate) fn pop(&mut self) -> Option<(Route, Queued)> {
+    /// The next frame to send; routes take turns. What becomes of it is told with one of
+    /// [`sent`](Self::sent), [`blocked`](Self::blocked) and [`unsent`](Self::unsent).
+    pub(crate) fn next_frame(&mut self) -> Option<Outbound> {
         while let Some(route) = self.ready.pop_front() {
             let Some(link) = self.links.get_mut(&route) else { continue };
             link.listed = false;
-            let Some(queued) = (!link.blocked).then(|| link.queue.pop_front()).flatten() else {
+            if link.blocked {
                 continue;
-            };
-            link.queued_bytes -= queued.message.len();
-            link.queued_system -= usize::from(queued.system);
-            if !link.queue.is_empty() {
-                link.listed = true;
-                self.ready.push_back(route);
             }
-            return Some((route, queued));
+            let count = link.shareable();
+            if count > 1 {
+                let frame = link.join(count);
+                return Some(Outbound { route, frame, content: Content::Many(count) });
+            }
+            if let Some(queued) = link.pop() {
+                return Some(Outbound::one(route, queued));
+            }
         }
         None
     }
 
-    /// Puts a message back that the transport had no room for.
-    pub(crate) fn blocked(&mut self, route: Route, queued: Queued) {
-        let Some(link) = self.links.get_mut(&route) else { return };
-        link.queued_bytes += queued.message.len();
-        link.queued_system += usize::from(queued.system);
-        link.queue.push_front(queued);
+    /// The transport took a frame.
+    pub(crate) fn sent(&mut self, outbound: &Outbound) {
+        let Some(link) = self.links.get_mut(&outbound.route) else { return };
+        if let Content::Many(count) = outbound.content {
+            (0..count).for_each(|_| drop(link.pop()));
+        }
+        self.list(outbound.route);
+    }
+
+    /// The transport has no room for a frame: what it has stays at the front of the queue.
+    pub(crate) fn blocked(&mut self, outbound: Outbound) {
+        let Some(link) = self.links.get_mut(&outbound.route) else { return };
+        if let Content::One { request, system } = outbound.content {
+            link.push_front(Queued { message: outbound.frame, request, system });
+        }
         link.blocked = true;
+    }
+
+    /// The transport cannot send a frame at all: returns what it has, which is lost.
+    pub(crate) fn unsent(&mut self, outbound: Outbound) -> Vec<Queued> {
+        let Outbound { route, frame, content } = outbound;
+        let lost = match content {
+            Content::One { request, system } => vec![Queued { message: frame, request, system }],
+            Content::Many(count) => {
+                let link = self.links.get_mut(&route);
+                link.map_or_else(Vec::new, |link| (0..count).filter_map(|_| link.pop()).collect())
+            }
+        };
+        self.list(route);
+        lost
+    }
+
+    /// Puts a route among those that have something to send, if it has.
+    fn list(&mut self, route: Route) {
+        let Some(link) = self.links.get_mut(&route) else { return };
+        if !link.queue.is_empty() && !link.blocked && !link.listed {
+            link.listed = true;
+            self.ready.push_back(route);
+        }
     }
 
     /// The transport may have room again.
     pub(crate) fn writable(&mut self, route: Route) {
         let Some(link) = self.links.get_mut(&route) else { return };
         link.blocked = false;
-        if !link.queue.is_empty() && !link.listed {
-            link.listed = true;
-            self.ready.push_back(route);
-        }
+        self.list(route);
     }
 
     /// Whether a message could be handed to the transport at once.
@@ -305,12 +402,14 @@ mod tests {
             links.push(route(1), queued(1));
         }
         assert!(!links.open(route(1)).has_system_room());
-        links.pop();
-        assert!(!links.open(route(1)).has_system_room(), "that was no system message");
-        let (_, taken) = links.pop().unwrap();
+        let application = links.next_frame().unwrap();
+        assert_eq!(application.messages(), 1 + SYSTEM_MESSAGES_MAX, "all fit into one frame");
+        links.blocked(application.clone());
+        assert!(!links.open(route(1)).has_system_room(), "nothing has left");
+        links.writable(route(1));
+        let again = links.next_frame().unwrap();
+        links.sent(&again);
         assert!(links.open(route(1)).has_system_room());
-        links.blocked(route(1), taken);
-        assert!(!links.open(route(1)).has_system_room(), "it is back");
     }
 
     /// One peer's thousand messages must not delay another peer's one.
@@ -319,27 +418,57 @@ mod tests {
         let mut links = Links::default();
         for number in [1, 1, 1, 2] {
             links.open(route(number));
-            links.push(route(number), queued(1));
+            links.push(route(number), queued(frame::SHARED_BYTES_MAX));
         }
-        let order: Vec<Route> =
-            std::iter::from_fn(|| links.pop().map(|(route, _)| route)).collect();
+        let order: Vec<Route> = std::iter::from_fn(|| {
+            let next = links.next_frame()?;
+            links.sent(&next);
+            Some(next.route)
+        })
+        .collect();
         assert_eq!(order, [route(1), route(2), route(1), route(1)]);
     }
 
     /// A full route keeps its order and is left alone until it is writable.
     #[test]
     fn blocked_route_waits_and_keeps_its_order() {
+        for large in [0, frame::SHARED_BYTES_MAX] {
+            let mut links = Links::default();
+            links.open(route(1));
+            links.push(route(1), queued(1 + large));
+            links.push(route(1), queued(2 + large));
+            let first = links.next_frame().unwrap();
+            links.blocked(first);
+            assert!(links.next_frame().is_none(), "a blocked route was served");
+            links.writable(route(1));
+            let sizes: Vec<usize> = std::iter::from_fn(|| {
+                let next = links.next_frame()?;
+                links.sent(&next);
+                Some(next.frame.len())
+            })
+            .collect();
+            match large {
+                0 => assert_eq!(sizes, [3], "small ones share a frame"),
+                _ => assert_eq!(sizes, [1 + large, 2 + large]),
+            }
+            assert!(links.is_drained());
+        }
+    }
+
+    /// What waits with others and cannot be sent is lost one by one: each has its caller.
+    #[test]
+    fn messages_of_a_lost_frame_come_back_one_by_one() {
         let mut links = Links::default();
         links.open(route(1));
+        for number in 1..=3 {
+            let message = Bytes::from(vec![0; 10]);
+            links.push(route(1), Queued::application(message, RequestId(number)));
+        }
+        let outbound = links.next_frame().unwrap();
         links.push(route(1), queued(1));
-        links.push(route(1), queued(2));
-        let (_, first) = links.pop().unwrap();
-        links.blocked(route(1), first);
-        assert!(links.pop().is_none(), "a blocked route was served");
-        links.writable(route(1));
-        let sizes: Vec<usize> =
-            std::iter::from_fn(|| links.pop().map(|(_, queued)| queued.message.len())).collect();
-        assert_eq!(sizes, [1, 2]);
+        let lost: Vec<RequestId> = links.unsent(outbound).iter().map(|lost| lost.request).collect();
+        assert_eq!(lost, [RequestId(1), RequestId(2), RequestId(3)]);
+        assert_eq!(links.next_frame().unwrap().frame.len(), 1, "what came later is still there");
     }
 
     /// A hole is counted once, a wrap is no hole.

@@ -1,4 +1,4 @@
-//! The envelope: a fixed header, a subject, a payload; one ZeroMQ frame.
+//! The envelope: a fixed header, a subject, a payload. A [frame](super::frame) has one or several.
 //!
 //! Everything two nodes say to each other is one envelope. The header is parsed by hand, because
 //! it is the first thing a stranger's bytes meet: every field is checked before it is used, and
@@ -192,6 +192,12 @@ impl Envelope {
             subject: self.subject.as_str(),
             payload: &self.payload,
         }
+    }
+
+    /// How many bytes the envelope at the beginning of `bytes` says that it has; none if it is not
+    /// even a header.
+    pub fn length(bytes: &[u8]) -> Option<usize> {
+        usize::try_from(Header::parse(bytes).ok()?.length()).ok()
     }
 
     /// As [`decode_owned`](Self::decode_owned), of a frame that somebody else keeps too.
@@ -483,12 +489,15 @@ impl Header {
         if usize::try_from(self.payload_bytes).map_or(true, |bytes| bytes > max) {
             return Err(EnvelopeError::PayloadTooLarge { bytes: self.payload_bytes, max });
         }
-        let expected =
-            HEADER_BYTES as u64 + u64::from(self.subject_bytes) + u64::from(self.payload_bytes);
+        let expected = self.length();
         match got as u64 == expected {
             true => Ok(()),
             false => Err(EnvelopeError::Length { expected, got }),
         }
+    }
+
+    fn length(&self) -> u64 {
+        HEADER_BYTES as u64 + u64::from(self.subject_bytes) + u64::from(self.payload_bytes)
     }
 
     /// Each kind has exactly the fields that it needs, so that no two frames mean the same.

@@ -9,22 +9,27 @@ use crate::id::{Incarnation, RequestId};
 use crate::node::error::{InvalidMessage, RequestError};
 use crate::node::link::Queued;
 use crate::protocol::envelope::{Envelope, Kind, Limits, Outgoing, Subject};
+use crate::protocol::frame::Envelopes;
 use crate::protocol::system::{Refusal, RefuseReason, System};
 use crate::server;
 use crate::timer::Time;
 use crate::transport::Route;
 
 impl<T> Core<T> {
-    pub(super) fn received(&mut self, now: Time, route: Route, message: Bytes) {
+    pub(super) fn received(&mut self, now: Time, route: Route, frame: Bytes) {
         let limits = Limits { payload_bytes_max: self.payload_bytes_max(true) };
-        match Envelope::decode_owned(message, &limits) {
-            Ok(envelope) => {
-                self.counters.received += 1;
-                self.accept(now, route, envelope);
-            }
-            Err(error) => {
-                self.counters.reject(error.reason());
-                self.refuse_log.note(now, route, &error);
+        let mut envelopes = Envelopes::new(frame);
+        while let Some(bytes) = envelopes.next() {
+            match Envelope::decode_owned(bytes, &limits) {
+                Ok(envelope) => {
+                    self.counters.received += 1;
+                    self.accept(now, route, envelope);
+                }
+                Err(error) => {
+                    envelopes.stop();
+                    self.counters.reject(error.reason());
+                    self.refuse_log.note(now, route, &error);
+                }
             }
         }
     }

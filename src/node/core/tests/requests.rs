@@ -125,8 +125,7 @@ fn expired_request_is_refused_as_such() {
     core.handle_transport(now, transport::Event::Message { route, message: frame(4_000) });
     let delivered = std::iter::from_fn(|| core.poll_output());
     assert_eq!(delivered.filter(|o| matches!(o, Output::Deliver(_))).count(), 1);
-    let (_, queued) = core.poll_send().expect("an answer");
-    let answer = strangers::decode(&queued.message);
+    let answer = strangers::decode(&core.poll_send().expect("an answer").frame);
     assert_eq!((answer.kind, answer.code), (Kind::Error, ErrorCode::Expired.number()));
 }
 

@@ -57,7 +57,7 @@ fn answers(world: &mut World, node: usize, route: Route, frame: Bytes) -> Vec<En
     let core = &mut world.nodes[node].core;
     core.handle_transport(now, transport::Event::Message { route, message: frame });
     let sent = std::iter::from_fn(|| core.poll_send());
-    sent.map(|(_, queued)| decode(&queued.message)).collect()
+    sent.map(|outbound| decode(&outbound.frame)).collect()
 }
 
 fn nowhere(number: u64) -> Route {

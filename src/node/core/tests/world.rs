@@ -241,13 +241,13 @@ impl World {
 
     fn flush(&mut self, node: usize) -> bool {
         let mut busy = false;
-        while let Some((route, queued)) = self.nodes[node].core.poll_send() {
+        while let Some(outbound) = self.nodes[node].core.poll_send() {
             let result = match self.nodes[node].full {
                 true => Err(SendError::Full),
-                false => self.carry(node, route, &queued.message),
+                false => self.carry(node, outbound.route, &outbound.frame),
             };
             busy |= result != Err(SendError::Full);
-            self.nodes[node].core.sent(self.now, route, queued, result);
+            self.nodes[node].core.sent(self.now, outbound, result);
         }
         busy
     }
