@@ -8,13 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use zmesh::consensus::membership::{Bootstrap, Change, Member};
 use zmesh::consensus::{Log, Role};
-use zmesh::kv::{Command, KvMachine, Query};
-use zmesh::replica::{Core, Machine, Options, Setup, Store, image_bytes};
+use zmesh::kv::{Command, Query};
+use zmesh::replica::session::Submission;
+use zmesh::replica::{Core, Machine, Options, Sessions, Setup, Store, image_bytes};
 use zmesh::wal::{self, Disk, Fault, Keep, MemoryDisk, Operation};
 use zmesh::{Incarnation, Time};
 
 use crate::history::History;
+use crate::ledger::Ledger;
 use crate::lying_disk::LyingDisk;
+
+#[path = "sessions.rs"]
+mod sessions;
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +27,24 @@ pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) voters: usize,
     pub(crate) changes: bool,
+    /// Whether clients with sessions take part.
+    pub(crate) sessions: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
 impl Plan {
     pub(crate) fn voters(nodes: usize) -> Self {
-        Self { nodes, voters: nodes, changes: false, mutant: None }
+        Self { nodes, voters: nodes, changes: false, sessions: false, mutant: None }
     }
 
     /// Three of five replicas begin; the others come and go.
     pub(crate) fn changing() -> Self {
-        Self { nodes: 5, voters: 3, changes: true, mutant: None }
+        Self { changes: true, voters: 3, ..Self::voters(5) }
+    }
+
+    /// Clients retry through sessions while leaders come and go.
+    pub(crate) fn sessions() -> Self {
+        Self { sessions: true, ..Self::voters(3) }
     }
 }
 
@@ -43,6 +55,8 @@ pub(crate) enum Mutant {
     AcknowledgeBeforeSync,
     /// Does not write the term and the vote.
     ForgetVote,
+    /// Gives a retry a serial of its own, so that nobody recognizes it.
+    NumberAnew,
     /// Answers reads from the leader's own state.
     ReadWithoutQuorum,
 }
@@ -56,6 +70,10 @@ pub(crate) struct Report {
     pub(crate) reads: u64,
     pub(crate) crashes: u64,
     pub(crate) terms: u64,
+    /// Of clients with sessions: commands done, submissions after the first, sessions that ended.
+    pub(crate) done: u64,
+    pub(crate) retries: u64,
+    pub(crate) expired: u64,
 }
 
 /// How long everything may go wrong, and how long healing may take.
@@ -74,6 +92,7 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     net: Net,
     history: History,
+    sessions: sessions::Sessions,
     tickets: u64,
     trace: u64,
     crashes: u64,
@@ -94,7 +113,7 @@ struct Node {
 }
 
 struct Running {
-    core: Core<KvMachine, u64>,
+    core: Core<Sessions<Ledger>, u64>,
     store: Store,
     /// Highest index the history has seen of this start.
     checked: u64,
@@ -105,6 +124,7 @@ enum Event {
     Deliver { from: usize, to: usize, frame: Bytes },
     Fault,
     Restart { node: usize },
+    SessionClient,
     Wake { node: usize },
 }
 
@@ -133,6 +153,9 @@ impl World {
             reads: world.history.reads,
             crashes: world.crashes,
             terms: world.history.terms(),
+            done: world.sessions.done().len() as u64,
+            retries: world.sessions.retries,
+            expired: world.sessions.expired,
         })
     }
 
@@ -159,6 +182,7 @@ impl World {
             nodes: raft_ids.into_iter().map(node).collect(),
             net: Net { delay_max: 2_000, ..Net::default() },
             history: History::default(),
+            sessions: sessions::Sessions::new(),
             tickets: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             crashes: 0,
@@ -172,6 +196,9 @@ impl World {
             self.start(node)?;
         }
         self.after_ms(0..20, Event::Client);
+        if self.plan.sessions {
+            self.after_ms(0..20, Event::SessionClient);
+        }
         self.after_ms(500..900, Event::Fault);
         let faults_end = Time::from_start(FAULTS);
         self.run_until(faults_end, |_| false)?;
@@ -180,10 +207,11 @@ impl World {
         self.run_until(self.now + HEALING, |world| world.all_applied(last))?;
         check(self.all_applied(last), || "not everybody caught up after healing".into())?;
         // Whatever was asked before is answered by now, or its deadline has passed.
-        self.queue.retain(|_, event| !matches!(event, Event::Client));
+        self.queue.retain(|_, event| !matches!(event, Event::Client | Event::SessionClient));
         self.run_until(self.now + Duration::from_secs(2), |_| false)?;
         self.history.nothing_waits()?;
         self.history.check_end()?;
+        self.done_once()?;
         self.same_state()
     }
 
@@ -228,6 +256,7 @@ impl World {
             }
             Event::Restart { node } if self.nodes[node].running.is_none() => self.start(node),
             Event::Restart { .. } => Ok(()),
+            Event::SessionClient => self.session_client(),
             Event::Wake { node } => self.turn(node),
         }
     }
@@ -293,9 +322,13 @@ impl World {
         self.look_at_log(running)?;
         for done in running.core.take_done() {
             self.note(&[done.ticket, u64::from(done.result.is_ok())]);
-            self.history.answered(done.ticket, &done.result)?;
+            match self.sessions.has(done.ticket) {
+                true => self.sessions.answered(done.ticket, &done.result)?,
+                false => self.history.answered(done.ticket, &done.result)?,
+            }
         }
-        Ok(())
+        let twice = running.core.machine().inner().twice();
+        check(twice.is_none(), || format!("{twice:?} was applied twice"))
     }
 
     /// Whether the power fails at this very point.
@@ -363,7 +396,7 @@ impl World {
         if write {
             let command = set(&key, ticket);
             self.history.writes(ticket, node, key, command.clone());
-            running.core.propose(command, deadline, ticket);
+            running.core.propose(once(command), deadline, ticket);
         } else {
             self.history.asks(ticket, node, key.clone());
             let query = Query::Get { key }.encode().expect("within the limits");
@@ -486,7 +519,7 @@ impl World {
             bootstrap: store.bootstrap().clone(),
             hard_state: store.hard_state(),
             log: store.log(),
-            machine: KvMachine::new(),
+            machine: Sessions::new(Ledger::default()),
             options: Options::default(),
             rng: self.rng.fork(),
             now: self.now,
@@ -537,7 +570,7 @@ impl World {
                 let Some(running) = &mut self.nodes[at].running else { continue };
                 if running.core.consensus().role() == Role::Leader {
                     self.history.writes(self.tickets, at, key.clone(), command.clone());
-                    running.core.propose(command.clone(), deadline, self.tickets);
+                    running.core.propose(once(command.clone()), deadline, self.tickets);
                     self.wake_at(at, self.now);
                     break;
                 }
@@ -605,6 +638,10 @@ fn member(at: usize, raft_id: u64, voter: bool) -> Member {
 fn set(key: &Bytes, ticket: u64) -> Bytes {
     let value = Bytes::from(format!("value-{ticket}"));
     Command::Set { key: key.clone(), value }.encode().expect("within the limits")
+}
+
+fn once(command: Bytes) -> Bytes {
+    Submission::Once { command }.encode()
 }
 
 fn hash(bytes: &[u8]) -> u64 {
