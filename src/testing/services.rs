@@ -11,8 +11,10 @@ use crate::replica::{Machine, Replica, ReplicaSettings};
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) name: &'static str,
-    start: Arc<dyn Fn(&Node, ReplicaSettings) -> Replica + Send + Sync>,
+    start: Arc<Start>,
 }
+
+type Start = dyn Fn(&Node, ReplicaSettings) -> Replica + Send + Sync;
 
 impl Service {
     pub(super) fn new<M: Machine + Send + 'static>(
