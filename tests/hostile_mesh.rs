@@ -6,6 +6,8 @@
 //! node that drops everything fails too.
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zmesh::presence::Identity;
 use zmesh::protocol::envelope::{Envelope, Format, Kind, Limits, Outgoing};
-use zmesh::protocol::frame::SHARED_BYTES_MAX;
+use zmesh::protocol::frame::{Envelopes, SHARED_BYTES_MAX};
 use zmesh::protocol::system::{
     Greeting, KnownPeer, KnownPeers, Labels, LabelsUpdate, Ping, RefuseReason, System,
 };
@@ -130,6 +132,8 @@ struct Attacker {
     socket: zmq::Socket,
     incarnation: Incarnation,
     target: Incarnation,
+    /// Envelopes that came in one frame with those before them.
+    received: RefCell<VecDeque<Bytes>>,
     _context: zmq::Context,
 }
 
@@ -149,7 +153,8 @@ impl Attacker {
         socket.set_sndtimeo(deadline).unwrap();
         socket.set_sndhwm(100_000).unwrap();
         socket.connect(&target.node.address().unwrap().to_string()).unwrap();
-        Self { socket, incarnation, target: target.node.incarnation(), _context: context }
+        let target = target.node.incarnation();
+        Self { socket, incarnation, target, received: RefCell::default(), _context: context }
     }
 
     /// One that has passed the handshake under the name `id`.
@@ -165,8 +170,13 @@ impl Attacker {
     }
 
     fn receive(&self) -> Envelope {
-        let frame = Bytes::from(self.socket.recv_bytes(0).expect("an answer in time"));
-        Envelope::decode(&frame, &Limits::default()).unwrap()
+        let mut received = self.received.borrow_mut();
+        if received.is_empty() {
+            let frame = Bytes::from(self.socket.recv_bytes(0).expect("an answer in time"));
+            received.extend(Envelopes::new(frame));
+        }
+        let envelope = received.pop_front().expect("a frame has at least one");
+        Envelope::decode(&envelope, &Limits::default()).unwrap()
     }
 
     fn frame(&self, kind: Kind, payload: &[u8], change: impl FnOnce(&mut Outgoing<'_>)) -> Bytes {

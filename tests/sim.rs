@@ -9,6 +9,8 @@
 
 #[path = "sim/history.rs"]
 mod history;
+#[path = "sim/ledger.rs"]
+mod ledger;
 #[path = "sim/lying_disk.rs"]
 mod lying_disk;
 #[path = "sim/world.rs"]
@@ -63,10 +65,25 @@ fn changing_members_keep_every_promise() {
     run("changing_members_keep_every_promise", Plan::changing(), SEEDS / 2);
 }
 
+/// However often a client submits a command, it is done once, and every answer is the first one.
+#[test]
+fn retries_through_sessions_are_applied_once() {
+    run("retries_through_sessions_are_applied_once", Plan::sessions(), SEEDS);
+    // Several, since a single run may have few of any one kind.
+    let (mut done, mut retries, mut expired) = (0, 0, 0);
+    for seed in 0..5 {
+        let report = World::run(seed, Plan::sessions()).unwrap();
+        done += report.done;
+        retries += report.retries;
+        expired += report.expired;
+    }
+    assert!(done > 50 && retries > 20 && expired > 0, "{done}, {retries}, {expired}");
+}
+
 /// A failure that cannot be repeated cannot be understood.
 #[test]
 fn same_seed_gives_the_same_trace() {
-    for plan in [Plan::voters(3), Plan::changing()] {
+    for plan in [Plan::voters(3), Plan::changing(), Plan::sessions()] {
         let trace = |seed| World::run(seed, plan).unwrap();
         assert_eq!(trace(7), trace(7));
         assert_ne!(trace(7).trace, trace(8).trace, "the trace does not see what happens");
@@ -100,19 +117,22 @@ fn planted_mistakes_are_caught() {
     for (mutant, seeds) in [
         (Mutant::AcknowledgeBeforeSync, 300),
         (Mutant::ForgetVote, 600),
+        (Mutant::NumberAnew, 300),
         (Mutant::ReadWithoutQuorum, 300),
         (Mutant::CompactTooMuch, 20),
         (Mutant::ForgetMembership, 100),
     ] {
+        let sessions = mutant == Mutant::NumberAnew;
         let plan = match mutant {
             Mutant::CompactTooMuch => Plan::voters(3),
             Mutant::ForgetMembership => Plan::changing(),
             // A snapshot would make good what these forget.
-            Mutant::AcknowledgeBeforeSync | Mutant::ForgetVote | Mutant::ReadWithoutQuorum => {
-                Plan { snapshot_entries: u64::MAX, ..Plan::voters(3) }
-            }
+            Mutant::AcknowledgeBeforeSync
+            | Mutant::ForgetVote
+            | Mutant::NumberAnew
+            | Mutant::ReadWithoutQuorum => Plan { snapshot_entries: u64::MAX, ..Plan::voters(3) },
         };
-        let plan = Plan { mutant: Some(mutant), ..plan };
+        let plan = Plan { mutant: Some(mutant), sessions, ..plan };
         let caught = first_failure(plan, seeds);
         let (seed, failure) = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
         println!("{mutant:?} caught by seed {seed}: {failure}");

@@ -15,6 +15,8 @@ use zmesh::protocol::system::{
     LABELS_MAX, Labels, LabelsUpdate, PROTOCOL_VERSION, Ping, Refusal, RefuseReason,
     SYSTEM_PAYLOAD_BYTES_MAX, System,
 };
+use zmesh::replica::CommandId;
+use zmesh::replica::session::{Inquiry, Outcome, SessionError, Submission};
 use zmesh::{Effect, ErrorCode, Incarnation, NODE_ID_BYTES_MAX, NodeId, RequestId};
 
 const DOCUMENT: &str = include_str!("../docs/WIRE.md");
@@ -271,6 +273,47 @@ fn table_of_refusals_is_understood() {
         let message = System::decode(Kind::Refuse, &payload).unwrap();
         let System::Refuse(refusal) = message else { panic!("{message:?}") };
         assert_eq!(refusal.reason.to_string(), row[1]);
+    }
+}
+
+/// The table of sessions, row by row: what the code proposes and what replicas answer.
+#[test]
+fn table_of_sessions_has_the_bytes_of_the_code() {
+    let (session, index, bytes) = (7, 3, Bytes::from_static(&[0xaa]));
+    let (id, lowest) = (CommandId { session, serial: 9 }, 8);
+    let refused = |error| Outcome::Refused(error).encode();
+    let expected = [
+        Submission::Once { command: bytes.clone() }.encode(),
+        Submission::Numbered { id, lowest, command: bytes.clone() }.encode(),
+        Submission::Open { idle: Duration::from_secs(1) }.encode(),
+        Submission::End { session }.encode(),
+        Submission::Expire { session, seen: index }.encode(),
+        Outcome::Done { index, response: bytes.clone() }.encode(),
+        refused(SessionError::Expired),
+        refused(SessionError::Full),
+        refused(SessionError::Malformed),
+        refused(SessionError::Mismatch),
+        refused(SessionError::Stale),
+        Inquiry::NotSeen.encode(),
+        Inquiry::InProgress.encode(),
+        Inquiry::Done { index, response: bytes }.encode(),
+        Inquiry::Expired.encode(),
+        Inquiry::Forgotten.encode(),
+    ];
+    let rows = table("Sessions");
+    assert_eq!(rows.len(), expected.len());
+    for (row, expected) in rows.iter().zip(&expected) {
+        assert_eq!(row[2], hex(expected).replace(' ', ""), "{}", row[0]);
+    }
+    // The code of a refusal stands in its row.
+    for (row, error) in rows[6..11].iter().zip([
+        SessionError::Expired,
+        SessionError::Full,
+        SessionError::Malformed,
+        SessionError::Mismatch,
+        SessionError::Stale,
+    ]) {
+        assert!(row[0].contains(error.code().name()), "{}", row[0]);
     }
 }
 

@@ -95,7 +95,7 @@ impl Kv {
     ///
     /// # Errors
     ///
-    /// [`Error`]; with [`Effect::Unknown`] the write may have been done, or may be done yet.
+    /// [`Error`]; with [`Effect::Unknown`](crate::Effect::Unknown) the write may have been done, or may be done yet.
     ///
     /// # Cancel safety
     ///

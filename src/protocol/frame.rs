@@ -25,19 +25,20 @@ pub const fn may_share(present: usize, bytes: usize) -> bool {
 /// lengths.
 #[derive(Debug)]
 pub struct Envelopes {
-    rest: Bytes,
+    rest: Option<Bytes>,
     shared: bool,
 }
 
 impl Envelopes {
-    /// The envelopes of `frame`. One that is too large to be shared is taken for one envelope.
+    /// The envelopes of `frame`. One that is too large to be shared is taken for one envelope, and
+    /// so is one that is empty.
     pub fn new(frame: Bytes) -> Self {
-        Self { shared: frame.len() <= SHARED_BYTES_MAX, rest: frame }
+        Self { shared: frame.len() <= SHARED_BYTES_MAX, rest: Some(frame) }
     }
 
     /// Drops what is left: after an envelope that breaks a rule, no length can be believed.
     pub fn stop(&mut self) {
-        self.rest.clear();
+        self.rest = None;
     }
 }
 
@@ -45,15 +46,15 @@ impl Iterator for Envelopes {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        match Envelope::length(&self.rest) {
-            Some(bytes) if self.shared && bytes < self.rest.len() => {
-                Some(self.rest.split_to(bytes))
+        let mut rest = self.rest.take()?;
+        match Envelope::length(&rest) {
+            Some(bytes) if self.shared && bytes < rest.len() => {
+                let envelope = rest.split_to(bytes);
+                self.rest = Some(rest);
+                Some(envelope)
             }
             // The last one, or something that is none: whoever decodes it will see.
-            Some(_) | None => Some(std::mem::take(&mut self.rest)),
+            Some(_) | None => Some(rest),
         }
     }
 }
@@ -102,6 +103,7 @@ mod tests {
         assert_eq!(out, [envelope(3), Bytes::from_static(b"garbage")]);
         let cut = envelope(3).slice(..HEADER_BYTES - 1);
         assert_eq!(Envelopes::new(cut.clone()).collect::<Vec<_>>(), [cut]);
+        assert_eq!(Envelopes::new(Bytes::new()).collect::<Vec<_>>(), [Bytes::new()]);
     }
 
     /// A stranger must not make us look at a hundred thousand envelopes in one go.

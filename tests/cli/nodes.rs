@@ -80,6 +80,7 @@ fn keys_are_set_read_and_cleared() {
     assert_eq!(served.ready, "ready node=a address=ipc://socket\n");
     let run = |args: &[&str]| served.run(args);
 
+    // A write opens its session first, which is an entry of the log as well.
     assert_eq!(run(&["kv", "set", "colour", "green"]), done("OK revision 4\n"));
     assert_eq!(run(&["kv", "get", "colour"]), done("green"));
     assert_eq!(

@@ -1,11 +1,13 @@
 //! A peer that says what no node of ours would say: it speaks the protocol by hand, so that it can
 //! use the system's subjects with any bytes, under any name.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
 use zmesh::protocol::envelope::{Envelope, Format, Kind, Limits, Subject};
+use zmesh::protocol::frame::Envelopes;
 use zmesh::protocol::system::{Greeting, Labels, PROTOCOL_VERSION, Ping, System};
 use zmesh::transport::zmq::ZmqTransport;
 use zmesh::transport::{Event, LinkId, Options, Route, RoutingId, Transport};
@@ -21,6 +23,8 @@ pub(crate) struct Raw {
     them: Incarnation,
     sequence: u32,
     requests: u64,
+    /// Envelopes that came in one frame with those before them.
+    received: VecDeque<Bytes>,
     /// Payloads of the ticks that arrived.
     pub(crate) ticks: Vec<Bytes>,
 }
@@ -32,7 +36,8 @@ impl Raw {
         let mut transport = ZmqTransport::new(Options::default());
         transport.dial(LINK, address, RoutingId::new(us, 1)).unwrap();
         let them = Incarnation::UNKNOWN;
-        let mut raw = Self { transport, us, them, sequence: 0, requests: 0, ticks: Vec::new() };
+        let (received, ticks) = (VecDeque::new(), Vec::new());
+        let mut raw = Self { transport, us, them, sequence: 0, requests: 0, received, ticks };
         while !matches!(raw.event().await, Event::Ready { .. }) {}
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
@@ -138,8 +143,11 @@ impl Raw {
 
     async fn receive(&mut self) -> Envelope {
         loop {
+            if let Some(bytes) = self.received.pop_front() {
+                return Envelope::decode(&bytes, &Limits::default()).unwrap();
+            }
             if let Event::Message { message, .. } = self.event().await {
-                return Envelope::decode(&message, &Limits::default()).unwrap();
+                self.received.extend(Envelopes::new(message));
             }
         }
     }

@@ -7,6 +7,7 @@ use zmesh::Effect;
 use zmesh::consensus::membership::Membership;
 use zmesh::kv::{Command, Response};
 use zmesh::replica::Reply;
+use zmesh::replica::session::Submission;
 use zmesh::wal::{Entry, EntryKind, Point};
 
 /// Knows everything that was promised. Every method fails when a promise is broken.
@@ -16,7 +17,8 @@ pub(crate) struct History {
     leaders: BTreeMap<u64, u64>,
     /// Term and data of each committed entry, by index.
     committed: BTreeMap<u64, (u64, Bytes)>,
-    /// Index of each committed command. Commands are unique.
+    /// Index of each committed command. Commands are unique, but those of a session are submitted
+    /// more than once.
     commands: BTreeMap<Bytes, u64>,
     /// Newest acknowledged index of each key.
     acknowledged: BTreeMap<Bytes, u64>,
@@ -81,14 +83,23 @@ impl History {
         ensure(*term == entry.term && *data == entry.data, || {
             format!("index {} was applied with terms {term} and {}", entry.index, entry.term)
         })?;
-        // Commands are unique; changes of the membership and leaders' first entries are not.
-        if entry.kind == EntryKind::Normal && !entry.data.is_empty() {
-            let index = *self.commands.entry(entry.data.clone()).or_insert(entry.index);
-            ensure(index == entry.index, || {
-                format!("a command was applied at {index} and {}", entry.index)
-            })?;
+        if entry.kind == EntryKind::Membership {
+            return Ok(());
         }
-        Ok(())
+        match Submission::decode(&entry.data) {
+            Ok(Submission::Once { command }) => {
+                let index = *self.commands.entry(command).or_insert(entry.index);
+                ensure(index == entry.index, || {
+                    format!("a command was applied at {index} and {}", entry.index)
+                })
+            }
+            Ok(Submission::Numbered { command, .. }) => {
+                self.commands.entry(command).or_insert(entry.index);
+                Ok(())
+            }
+            // Words about sessions, and a leader's first entry.
+            _ => Ok(()),
+        }
     }
 
     /// A replica takes a snapshot. Whoever takes one at the same index takes the same.

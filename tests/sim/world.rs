@@ -8,18 +8,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use zmesh::consensus::membership::{Bootstrap, Member, Membership};
 use zmesh::consensus::{Log, Role};
-use zmesh::kv::{Command, KvMachine, Query};
+use zmesh::kv::{Command, Query};
+use zmesh::replica::session::Submission;
 use zmesh::replica::{
-    Core, Job, Machine, Options, Setup, Snapshots, Store, do_file_work, image_bytes,
+    Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store, do_file_work, image_bytes,
 };
 use zmesh::wal::{self, Disk, Keep, MemoryDisk};
 use zmesh::{Incarnation, Time};
 
 use crate::history::History;
+use crate::ledger::Ledger;
 use crate::lying_disk::LyingDisk;
 
 #[path = "faults.rs"]
 mod faults;
+#[path = "sessions.rs"]
+mod sessions;
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) nodes: usize,
     pub(crate) voters: usize,
     pub(crate) changes: bool,
+    /// Whether clients with sessions take part.
+    pub(crate) sessions: bool,
     pub(crate) mutant: Option<Mutant>,
     /// After how many entries a snapshot is taken.
     pub(crate) snapshot_entries: u64,
@@ -34,12 +40,24 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn voters(nodes: usize) -> Self {
-        Self { nodes, voters: nodes, changes: false, mutant: None, snapshot_entries: 6 }
+        Self {
+            nodes,
+            voters: nodes,
+            changes: false,
+            sessions: false,
+            mutant: None,
+            snapshot_entries: 6,
+        }
     }
 
     /// Three of five replicas begin; the others come and go.
     pub(crate) fn changing() -> Self {
-        Self { nodes: 5, voters: 3, changes: true, mutant: None, snapshot_entries: 6 }
+        Self { changes: true, voters: 3, ..Self::voters(5) }
+    }
+
+    /// Clients retry through sessions while leaders come and go.
+    pub(crate) fn sessions() -> Self {
+        Self { sessions: true, ..Self::voters(3) }
     }
 }
 
@@ -54,6 +72,8 @@ pub(crate) enum Mutant {
     ForgetMembership,
     /// Does not write the term and the vote.
     ForgetVote,
+    /// Gives a retry a serial of its own, so that nobody recognizes it.
+    NumberAnew,
     /// Answers reads from the leader's own state.
     ReadWithoutQuorum,
 }
@@ -70,6 +90,10 @@ pub(crate) struct Report {
     /// Snapshots that were written, and that replicas continued from.
     pub(crate) snapshots: u64,
     pub(crate) installs: u64,
+    /// Of clients with sessions: commands done, submissions after the first, sessions that ended.
+    pub(crate) done: u64,
+    pub(crate) retries: u64,
+    pub(crate) expired: u64,
 }
 
 /// How long everything may go wrong, and how long healing may take.
@@ -88,6 +112,7 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     net: Net,
     history: History,
+    sessions: sessions::Sessions,
     tickets: u64,
     trace: u64,
     crashes: u64,
@@ -110,7 +135,7 @@ struct Node {
 }
 
 struct Running {
-    core: Core<KvMachine, u64>,
+    core: Core<Sessions<Ledger>, u64>,
     store: Store,
     /// Highest index the history has seen of this start.
     checked: u64,
@@ -126,6 +151,7 @@ enum Event {
     Fault,
     Job { node: usize, start: u64 },
     Restart { node: usize },
+    SessionClient,
     Wake { node: usize },
 }
 
@@ -156,6 +182,9 @@ impl World {
             terms: world.history.terms(),
             snapshots: world.snapshots,
             installs: world.installs,
+            done: world.sessions.done().len() as u64,
+            retries: world.sessions.retries,
+            expired: world.sessions.expired,
         })
     }
 
@@ -182,6 +211,7 @@ impl World {
             nodes: raft_ids.into_iter().map(node).collect(),
             net: Net { delay_max: 2_000, ..Net::default() },
             history: History::default(),
+            sessions: sessions::Sessions::new(),
             tickets: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             crashes: 0,
@@ -197,6 +227,9 @@ impl World {
             self.start(node)?;
         }
         self.after_ms(0..20, Event::Client);
+        if self.plan.sessions {
+            self.after_ms(0..20, Event::SessionClient);
+        }
         self.after_ms(500..900, Event::Fault);
         let faults_end = Time::from_start(FAULTS);
         self.run_until(faults_end, |_| false)?;
@@ -205,10 +238,11 @@ impl World {
         self.run_until(self.now + HEALING, |world| world.all_applied(last))?;
         check(self.all_applied(last), || "not everybody caught up after healing".into())?;
         // Whatever was asked before is answered by now, or its deadline has passed.
-        self.queue.retain(|_, event| !matches!(event, Event::Client));
+        self.queue.retain(|_, event| !matches!(event, Event::Client | Event::SessionClient));
         self.run_until(self.now + Duration::from_secs(2), |_| false)?;
         self.history.nothing_waits()?;
         self.history.check_end()?;
+        self.done_once()?;
         self.same_state()
     }
 
@@ -254,6 +288,7 @@ impl World {
             Event::Job { node, start } => self.job(node, start),
             Event::Restart { node } if self.nodes[node].running.is_none() => self.start(node),
             Event::Restart { .. } => Ok(()),
+            Event::SessionClient => self.session_client(),
             Event::Wake { node } => self.turn(node),
         }
     }
@@ -368,9 +403,13 @@ impl World {
         self.look_at_log(running)?;
         for done in running.core.take_done() {
             self.note(&[done.ticket, u64::from(done.result.is_ok())]);
-            self.history.answered(done.ticket, &done.result)?;
+            match self.sessions.has(done.ticket) {
+                true => self.sessions.answered(done.ticket, &done.result)?,
+                false => self.history.answered(done.ticket, &done.result)?,
+            }
         }
-        Ok(())
+        let twice = running.core.machine().inner().twice();
+        check(twice.is_none(), || format!("{twice:?} was applied twice"))
     }
 
     /// Whether the power fails at this very point.
@@ -445,7 +484,7 @@ impl World {
         if write {
             let command = set(&key, ticket);
             self.history.writes(ticket, node, key, command.clone());
-            running.core.propose(command, deadline, ticket);
+            running.core.propose(once(command), deadline, ticket);
         } else {
             self.history.asks(ticket, node, key.clone());
             let query = Query::Get { key }.encode().expect("within the limits");
@@ -494,7 +533,7 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
-        let mut machine = KvMachine::new();
+        let mut machine = Sessions::new(Ledger::default());
         store.restore(&mut machine).map_err(|error| error.to_string())?;
         let checked = store.snapshot().map_or(Bootstrap::INDEX, |snapshot| snapshot.point.index);
         let core = Core::new(Setup {
@@ -561,7 +600,7 @@ impl World {
                 let Some(running) = &mut self.nodes[at].running else { continue };
                 if running.core.consensus().role() == Role::Leader {
                     self.history.writes(self.tickets, at, key.clone(), command.clone());
-                    running.core.propose(command.clone(), deadline, self.tickets);
+                    running.core.propose(once(command.clone()), deadline, self.tickets);
                     self.wake_at(at, self.now);
                     break;
                 }
@@ -629,6 +668,10 @@ fn member(at: usize, raft_id: u64, voter: bool) -> Member {
 fn set(key: &Bytes, ticket: u64) -> Bytes {
     let value = Bytes::from(format!("value-{ticket}"));
     Command::Set { key: key.clone(), value }.encode().expect("within the limits")
+}
+
+fn once(command: Bytes) -> Bytes {
+    Submission::Once { command }.encode()
 }
 
 fn hash(bytes: &[u8]) -> u64 {
