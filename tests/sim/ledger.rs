@@ -10,12 +10,18 @@ use zmesh::replica::{Effects, Image, InvalidSnapshot, Machine, image_bytes};
 /// A key-value machine that counts. The count is part of its state.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Whether it counts at all: the count makes snapshots large, and so rare.
+    counts_commands: bool,
     kv: KvMachine,
     counts: BTreeMap<Bytes, u32>,
     twice: Option<Bytes>,
 }
 
 impl Ledger {
+    pub(crate) fn new(counts_commands: bool) -> Self {
+        Self { counts_commands, ..Self::default() }
+    }
+
     /// How often a command was applied.
     pub(crate) fn count(&self, command: &Bytes) -> u32 {
         self.counts.get(command).copied().unwrap_or(0)
@@ -29,10 +35,12 @@ impl Ledger {
 
 impl Machine for Ledger {
     fn apply(&mut self, index: u64, command: &Bytes, effects: &mut Effects) -> Bytes {
-        let count = self.counts.entry(command.clone()).or_default();
-        *count += 1;
-        if *count > 1 {
-            self.twice = Some(command.clone());
+        if self.counts_commands {
+            let count = self.counts.entry(command.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                self.twice = Some(command.clone());
+            }
         }
         self.kv.apply(index, command, effects)
     }

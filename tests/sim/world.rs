@@ -533,7 +533,7 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
-        let mut machine = Sessions::new(Ledger::default());
+        let mut machine = Sessions::new(Ledger::new(self.plan.sessions));
         store.restore(&mut machine).map_err(|error| error.to_string())?;
         let checked = store.snapshot().map_or(Bootstrap::INDEX, |snapshot| snapshot.point.index);
         let core = Core::new(Setup {
