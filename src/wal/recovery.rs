@@ -146,7 +146,8 @@ fn survey(
                 return Err(WalError::DuplicateSegment { file, other });
             }
             Err(WalError::Corrupt { .. })
-                if Name::is_next(path, facts.tail.sequence) && is_unfinished(disk, path)? =>
+                if (Name::is_next(path, facts.tail.sequence) || has_namesake(files, path))
+                    && is_unfinished(disk, path)? =>
             {
                 survey.leftovers.push(path.clone());
                 continue;
@@ -163,8 +164,46 @@ fn survey(
             survey.segments.push_back(segment);
         }
     }
+    set_ghosts_aside(&mut survey)?;
     check_sequence(dir, &survey.segments, facts)?;
     Ok(survey)
+}
+
+/// Whether another file has the place of this one in the log.
+fn has_namesake(files: &[PathBuf], path: &Path) -> bool {
+    let mut others = files.iter().filter(|other| *other != path);
+    others.any(|other| Name::is_same_place(other, path))
+}
+
+/// A leftover that was deleted comes back when the machine dies, if the sync of the directory had
+/// failed. By then another segment may have its place. It was never used, which tells it apart.
+fn set_ghosts_aside(survey: &mut Survey) -> Result<(), WalError> {
+    let mut place: Vec<Segment> = Vec::new();
+    for segment in std::mem::take(&mut survey.segments) {
+        if place.last().is_some_and(|last| last.name.sequence != segment.name.sequence) {
+            survey.settle_place(std::mem::take(&mut place))?;
+        }
+        place.push(segment);
+    }
+    survey.settle_place(place)
+}
+
+impl Survey {
+    /// Takes the segments of one place over: all, or only the used ones if there are some.
+    fn settle_place(&mut self, place: Vec<Segment>) -> Result<(), WalError> {
+        let mut used = Vec::with_capacity(place.len());
+        for segment in &place {
+            used.push(place.len() == 1 || check_unused(segment).is_err());
+        }
+        let any = used.contains(&true);
+        for (segment, used) in place.into_iter().zip(used) {
+            match used || !any {
+                true => self.segments.push_back(segment),
+                false => self.leftovers.push(segment.path),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether the segment has nothing but part of a header, since its creation was interrupted.
@@ -385,8 +424,17 @@ fn cut(active: &Segment, replay: &Replay) -> Result<u64, WalError> {
     // be interrupted too.
     let (start, end) = (u64::from(replay.offset), u64::from(replay.offset + replay.torn));
     let header_end = end.min(start + HEADER_BYTES as u64);
-    zero(active, header_end, end)?;
-    zero(active, start, header_end)?;
+    let mut torn = vec![0; offset_of(replay.torn)];
+    active.file.read_at(&mut torn, start).map_err(WalError::io("read", &active.path))?;
+    let cut = zero(active, header_end, end).and_then(|()| zero(active, start, header_end));
+    if let Err(error) = cut {
+        // Zeros that only the system's memory has would hide what the disk still has: the next
+        // start would not cut it, and it would be back when the machine dies.
+        if let Err(error) = active.file.write_at(&torn, start) {
+            tracing::error!(file = %active.path.display(), %error, "cannot undo a cut that failed");
+        }
+        return Err(error);
+    }
     Ok(u64::from(replay.torn))
 }
 

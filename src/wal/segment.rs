@@ -45,6 +45,11 @@ impl Name {
         Self::of(path).is_some_and(|name| name.sequence.checked_sub(1) == Some(sequence))
     }
 
+    /// Whether both files are named as the same segment of a log.
+    pub(super) fn is_same_place(a: &Path, b: &Path) -> bool {
+        matches!((Self::of(a), Self::of(b)), (Some(a), Some(b)) if a.sequence == b.sequence)
+    }
+
     fn of(path: &Path) -> Option<Self> {
         let (sequence, first) = path.file_stem()?.to_str()?.split_once('-')?;
         let name = Self { sequence: sequence.parse().ok()?, first_index: first.parse().ok()? };

@@ -369,3 +369,55 @@ proptest! {
         history.open().unwrap();
     }
 }
+
+/// Runs steps that may fail; after a failure the process dies, with `Some` the machine too.
+fn live(history: &mut History, steps: &[Step], crash: Option<(Keep, u64)>) {
+    for step in steps {
+        match history.step(step) {
+            Ok(()) => history.check(),
+            Err(WalError::Io { .. } | WalError::Poisoned { .. }) => history.die(crash),
+            Err(other) => panic!("{step:?}: {other}"),
+        }
+    }
+}
+
+/// A cut whose sync failed is zeros in the system's memory only. What it was to cut must not come
+/// back behind records that were written since.
+#[test]
+fn torn_tail_stays_cut_after_a_cut_whose_sync_failed() {
+    let append = |count| Step::Append { back: 0, count };
+    let mut cuts = 0;
+    for seed in 0..400 {
+        for syncs in 0..2 {
+            let mut history = History::start();
+            live(&mut history, &[append(3), Step::Sync, append(9)], None);
+            history.die(Some((Keep::Torn, seed)));
+            history.memory().fail(Operation::Sync, syncs, Fault::Broken);
+            live(&mut history, &[append(1)], None);
+            cuts += u32::from(history.wal.is_none());
+            history.memory().heal();
+            live(&mut history, &[append(2)], None);
+            history.die(Some((Keep::Torn, seed)));
+            history.open().unwrap_or_else(|error| panic!("seed {seed}, {syncs} syncs: {error}"));
+        }
+    }
+    assert!(cuts > 100, "{cuts} failures are too few to prove anything");
+}
+
+/// A half-made segment that was deleted is back after a crash if the sync of the directory had
+/// failed; meanwhile another has its place.
+#[test]
+fn deleted_leftover_that_comes_back_is_no_part_of_the_log() {
+    let append = |count| Step::Append { back: 0, count };
+    let mut history = History::start();
+    live(&mut history, &[append(10)], None);
+    // The header of the next segment is not written, but its name is.
+    history.memory().fail(Operation::Write, 1, Fault::Broken);
+    live(&mut history, &[Step::Sync, append(1), append(30)], Some((Keep::All, 0)));
+    history.memory().fail(Operation::SyncDir, 0, Fault::Broken);
+    live(&mut history, &[append(1)], None);
+    assert!(history.wal.is_none(), "the deletion was not synced");
+    live(&mut history, &[Step::Reset { above: 1 }], None);
+    history.die(Some((Keep::Torn, 1)));
+    history.open().unwrap();
+}
