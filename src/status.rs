@@ -137,6 +137,8 @@ pub struct Running {
     pub proposals_waiting: usize,
     /// Reads that wait for the quorum.
     pub reads_waiting: usize,
+    /// Whether the disk has room for more entries; without it, writes are refused.
+    pub has_room: bool,
 }
 
 /// A follower as its leader sees it.
@@ -343,6 +345,7 @@ impl From<replica::Status> for Running {
             followers,
             proposals_waiting: status.waiting.proposals,
             reads_waiting: status.waiting.reads,
+            has_room: status.has_room,
         }
     }
 }

@@ -273,6 +273,26 @@ async fn damaged_envelopes_are_dropped_and_counted() {
     assert_eq!((target.orders(), target.all_rejected()), (1, sent + 1), "the rest is dropped");
 }
 
+/// Input 10: another node's routing id. Whoever comes second under it is not read, and whoever has
+/// it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routing_id_of_a_peer_gives_nobody_its_place() {
+    let target = Target::start().await;
+    let victim = Attacker::join(&target, "victim", 666);
+    let thief = Attacker::named(&target, &RoutingId::new(Incarnation(666), 1).0, Incarnation(667));
+    thief.say(&System::Hello(greeting("thief", 667)));
+    thief.say(&System::Goodbye);
+    thief.send(&thief.request("order", &packed(&order())));
+    victim.synchronize();
+    target.is_well("a routing id was taken").await;
+    let names: Vec<_> = target.node.peers().iter().map(|peer| peer.node.to_string()).collect();
+    assert!(names.contains(&"victim".to_owned()) && !names.contains(&"thief".to_owned()));
+    assert_eq!(target.orders(), 0);
+    victim.send(&victim.request("order", &packed(&order())));
+    assert_eq!(victim.receive().kind, Kind::Reply, "the answer goes to whoever asked");
+    assert_eq!(target.orders(), 1);
+}
+
 /// Inputs 17 to 23: payloads that would cost a careless decoder its stack or its memory, or that
 /// are not what the handler takes. Each is refused by name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use zmesh::consensus::Role;
 use zmesh::kv::Kv;
-use zmesh::replica::{MemberError, Options, Progress, Replica, Status};
+use zmesh::replica::{ClientError, Options, Progress, Replica, Status};
 use zmesh::testing::TestCluster;
 use zmesh::{ErrorCode, NodeId};
 
@@ -52,7 +52,7 @@ async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
 
 /// Repeats a change of the members until it is done: what is refused for the moment had no effect,
 /// and what was lost can be asked for again.
-async fn change(what: &str, mut ask: impl AsyncFnMut() -> Result<(), MemberError>) {
+async fn change(what: &str, mut ask: impl AsyncFnMut() -> Result<(), ClientError>) {
     until(what, async || match ask().await {
         Ok(()) => Some(()),
         Err(error) => {
@@ -212,7 +212,7 @@ async fn every_member_is_replaced_under_load_and_no_acknowledged_write_is_lost()
         change("promoted", promote).await;
         let remove = async || match asked.remove(&old_id, timeout).await {
             // The answer to the first attempt may have been lost with the old leader.
-            Err(error) if error.code == ErrorCode::MemberUnknown => Ok(()),
+            Err(error) if error.code() == ErrorCode::MemberUnknown => Ok(()),
             other => other.map(drop),
         };
         change("removed", remove).await;
@@ -273,7 +273,7 @@ async fn changes_that_would_do_harm_are_refused_with_their_reason() {
     let follower = (0..3).find(|number| *number != leader).unwrap();
     let other = (0..3).find(|number| ![leader, follower].contains(number)).unwrap();
     let id = |number: usize| cluster.id(number).clone();
-    let code = |result: Result<_, MemberError>| result.map(|_| ()).unwrap_err().code;
+    let code = |result: Result<_, ClientError>| result.map(|_| ()).unwrap_err().code();
     let asked = cluster.replica(follower);
 
     let nobody = "nobody".parse().unwrap();

@@ -42,6 +42,11 @@ impl Machine for Counter {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
     }
 
+    /// Waits until the count is what the query says.
+    fn poll_query(&self, query: &Bytes) -> Option<Bytes> {
+        (self.0 >= number(query)).then(|| self.query(query))
+    }
+
     fn snapshot(&self) -> Image {
         let count = self.0;
         Box::new(move |out| out.write_all(&count.to_le_bytes()))
@@ -99,6 +104,33 @@ async fn increment_until(client: Client, stop: Arc<AtomicBool>, done: Arc<Atomic
         done.fetch_add(1, Ordering::SeqCst);
     }
     increments
+}
+
+/// A query that waits is answered when what it waits for has happened, by whatever replica it was
+/// asked, or with what there is when its time is up.
+#[tokio::test]
+async fn waiting_query_is_answered_when_it_happens_or_at_its_deadline() {
+    let cluster = cluster().await;
+    leader(&cluster).await;
+    let client = Client::new(cluster.client(), NAME).timeout(DEADLINE);
+    let two = Bytes::copy_from_slice(&2_u64.to_le_bytes());
+    let waiting: Vec<_> = (0..cluster.nodes())
+        .map(|node| {
+            let (replica, two) = (cluster.service(node, NAME).clone(), two.clone());
+            tokio::spawn(async move { replica.wait(two, DEADLINE).await })
+        })
+        .collect();
+    client.command(increment()).await.unwrap();
+    let short = client.clone().timeout(Duration::from_millis(500));
+    let (_, early) = short.wait(two.clone()).await.unwrap();
+    assert_eq!(number(&early.response), 1, "its time was up");
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    client.command(increment()).await.unwrap();
+    for waiting in waiting {
+        let answer = tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap().unwrap();
+        assert_eq!(number(&answer.response), 2);
+    }
+    assert_eq!(number(&client.wait(two).await.unwrap().1.response), 2, "it has happened already");
 }
 
 /// The promise to users: no increment is lost and none is done twice, however many leaders are

@@ -92,7 +92,11 @@ fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
 
 /// The code of a file, without comments and without its tests.
 fn code(text: &str) -> String {
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    // Single items for tests may stand anywhere; the tests themselves are at the end.
+    let tests =
+        ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(super) mod tests", "#[cfg(test)]\n#[path"];
+    let end = tests.iter().filter_map(|tests| text.find(tests)).min().unwrap_or(text.len());
+    let code = &text[..end];
     let uncommented = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     uncommented.collect::<Vec<_>>().join("\n")
 }

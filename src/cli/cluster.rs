@@ -89,7 +89,7 @@ pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Fail
         Command::Kill(args) => kill(args, context).await,
         Command::Start(args) => start(args, context).await,
         Command::Status(args) => {
-            let cluster = LocalCluster::open(&args.dir, false)?;
+            let cluster = LocalCluster::look_at(&args.dir)?;
             let statuses = look(&cluster).await?;
             print_nodes(&cluster, &statuses, context)
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use zmesh::kv::{Error, Found, Kv, VALUE_BYTES_MAX, Written};
+use zmesh::replica::ClientError;
 use zmesh::{Effect, ErrorCode};
 
 use super::client::Client;
@@ -177,12 +178,12 @@ fn read_failed(error: &Error, within: Duration) -> Failure {
 }
 
 fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
-    if *error == Error::NoReplica {
+    if error.code() == ErrorCode::NoReplica {
         let message = format!("no node that runs a replica was found within {within:?}");
         return Failure::coded(Exit::Unreachable, ErrorCode::NoReplica, message)
             .next("start one: zmesh serve --id NAME --data-dir DIR");
     }
-    let Error::Refused { code, message } = error else {
+    let Error::Client(ClientError::Refused { code, message }) = error else {
         return Failure::from_code(error.code(), effect, error);
     };
     // The code goes before the message anyway.
@@ -205,7 +206,9 @@ mod tests {
         let within = Duration::from_secs(5);
         let failure = written(pending(), ready(()), within).await.unwrap_err();
         assert_eq!(failure.exit(), Exit::Unknown);
-        let done = written(ready(Err(Error::NoReplica)), ready(()), within).await.unwrap_err();
+        let done = written(ready(Err(ClientError::NoReplica.into())), ready(()), within)
+            .await
+            .unwrap_err();
         assert_eq!(done.exit(), Exit::Unreachable, "an answer that is there counts");
     }
 }

@@ -61,7 +61,8 @@ pub(super) struct LocalCluster {
     state: State,
     children: BTreeMap<NodeId, Child>,
     attached: bool,
-    _lock: File,
+    /// None for one that is only looked at.
+    _lock: Option<File>,
 }
 
 /// The content of `cluster.json`.
@@ -100,13 +101,27 @@ impl LocalCluster {
         }
         let nodes = lay_out(&dir, plan)?;
         let state = State { cluster: plan.cluster.clone(), nodes };
-        let cluster = Self::new(dir, state, attached, lock)?;
+        let cluster = Self::new(dir, state, attached, Some(lock))?;
         cluster.save()?;
         Ok(cluster)
     }
 
     /// Opens the cluster that was laid out in `dir` before.
     pub(super) fn open(dir: &Path, attached: bool) -> Result<Self, LocalError> {
+        Self::load(dir, attached, |dir| lock(dir).map(Some))
+    }
+
+    /// Opens it to look at only. What is written there is replaced as a whole, so that no lock is
+    /// needed and no other command is in the way.
+    pub(super) fn look_at(dir: &Path) -> Result<Self, LocalError> {
+        Self::load(dir, false, |_| Ok(None))
+    }
+
+    fn load(
+        dir: &Path,
+        attached: bool,
+        lock: impl FnOnce(&Path) -> Result<Option<File>, LocalError>,
+    ) -> Result<Self, LocalError> {
         let path = dir.join(STATE_FILE);
         if !path.exists() {
             return Err(LocalError::Missing { dir: dir.to_owned() });
@@ -119,7 +134,12 @@ impl LocalCluster {
         Self::new(dir, state, attached, lock)
     }
 
-    fn new(dir: PathBuf, state: State, attached: bool, lock: File) -> Result<Self, LocalError> {
+    fn new(
+        dir: PathBuf,
+        state: State,
+        attached: bool,
+        lock: Option<File>,
+    ) -> Result<Self, LocalError> {
         let program = std::env::current_exe()
             .map_err(|source| LocalError::io("find", Path::new("zmesh"), source))?;
         Ok(Self { dir, program, state, children: BTreeMap::new(), attached, _lock: lock })

@@ -65,6 +65,9 @@ fn remarks(status: &Status) -> Vec<String> {
         Some(ReplicaStatus::Stopped(stopped)) => {
             remarks.push(format!("{node}: the replica has stopped: {}", stopped.reason));
         }
+        Some(ReplicaStatus::Running(running)) if !running.has_room => {
+            remarks.push(format!("{node} refuses writes: no space is left for the log"));
+        }
         Some(ReplicaStatus::Running(_)) | None => {}
     }
     if status.build.insecure && !status.encrypted {

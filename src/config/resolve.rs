@@ -44,7 +44,7 @@ pub(super) fn resolve(settings: Settings, origins: Origins) -> Result<Config> {
     let node = resolver.node(settings.node)?;
     let heartbeat = resolver.heartbeat(settings.heartbeat)?;
     let limits = resolver.limits(settings.limits)?;
-    let replica = resolver.replica(settings.replica, node.id.as_ref())?;
+    let replica = resolver.replica(settings.replica, &node)?;
     let log = log(settings.log);
     let Resolver { origins, warnings } = resolver;
     Ok(Config { node, heartbeat, limits, replica, log, warnings, origins })
@@ -272,7 +272,7 @@ impl Resolver {
     fn replica(
         &mut self,
         given: ReplicaSettings,
-        id: Option<&NodeId>,
+        node: &NodeConfig,
     ) -> Result<Option<ReplicaConfig>> {
         let Some(data_dir) = given.data_dir else {
             return match given.members {
@@ -286,10 +286,16 @@ impl Resolver {
         if data_dir.as_os_str().is_empty() {
             return Err(self.origins.refuse("replica.data_dir", "must not be empty".to_owned()));
         }
-        let Some(id) = id else {
+        let Some(id) = &node.id else {
             let reason = "a node with a data directory needs a name: set node.id (--id)";
             return Err(self.origins.refuse("replica.data_dir", reason.to_owned()));
         };
+        if given.members.is_none() && !node.peers.is_empty() {
+            // Two nodes that each forgot to name the other would be two stores in one mesh.
+            let reason = "a replica among peers has to name the members of its store, itself \
+                          included: set replica.members (--members)";
+            return Err(self.origins.refuse("replica.members", reason.to_owned()));
+        }
         let members = self.members(given.members.unwrap_or_else(|| vec![id.clone()]))?;
         let (heartbeat_interval, election_timeout) =
             self.election(given.heartbeat_interval, given.election_timeout)?;

@@ -9,7 +9,7 @@ use super::error::Error;
 use crate::id::NodeId;
 use crate::node::Node;
 use crate::replica::session::Inquiry;
-use crate::replica::{AckLevel, Applied, Client, CommandId, Replica};
+use crate::replica::{AckLevel, Applied, Client, ClientError, CommandId, Replica};
 
 /// The name of the service that replicas of the store have in common.
 pub const SERVICE: &str = "kv";
@@ -145,7 +145,7 @@ impl Kv {
         found(node, &applied)
     }
 
-    /// What became of a write whose outcome was [unknown](Error::Unknown). The response of one that
+    /// What became of a write whose outcome was [unknown](crate::replica::ClientError::Unknown). The response of one that
     /// was done is a [`Response`].
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl Kv {
             }
             Ok(Response::Refused(invalid)) => Err(invalid.into()),
             Ok(Response::Absent { .. } | Response::Value { .. }) | Err(_) => {
-                Err(Error::InvalidAnswer { node })
+                Err(ClientError::InvalidAnswer { node }.into())
             }
         }
     }
@@ -176,6 +176,6 @@ fn found(node: NodeId, applied: &Applied) -> Result<Option<Found>, Error> {
         Ok(Response::Value { revision, value }) => Ok(Some(Found { value, revision })),
         Ok(Response::Absent { .. }) => Ok(None),
         Ok(Response::Refused(invalid)) => Err(invalid.into()),
-        Ok(Response::Done { .. }) | Err(_) => Err(Error::InvalidAnswer { node }),
+        Ok(Response::Done { .. }) | Err(_) => Err(ClientError::InvalidAnswer { node }.into()),
     }
 }

@@ -277,13 +277,26 @@ impl<T> Core<T> {
     pub(crate) fn choose(&mut self, filter: &Filter, choice: &Choice) -> Option<NodeId> {
         let chosen = self.choose_silently(filter, choice);
         if chosen.is_none() {
-            self.event(Event::Error {
-                source: Source::Node,
-                code: ErrorCode::NoNodesMatchFilter,
-                message: "no joined peer matches the filter".to_owned(),
-            });
+            self.nobody_matches();
         }
         chosen
+    }
+
+    /// Every joined peer that matches, for a message to all of them.
+    pub(crate) fn choose_all(&mut self, filter: &Filter) -> Vec<NodeId> {
+        let chosen = self.matching(filter);
+        if chosen.is_empty() {
+            self.nobody_matches();
+        }
+        chosen
+    }
+
+    fn nobody_matches(&mut self) {
+        self.event(Event::Error {
+            source: Source::Node,
+            code: ErrorCode::NoNodesMatchFilter,
+            message: "no joined peer matches the filter".to_owned(),
+        });
     }
 
     /// As [`choose`](Self::choose), without an event when there is none.
@@ -370,11 +383,20 @@ impl<T> Core<T> {
             self.resolve(waiting, Err(RequestError::Stopped));
         }
         let links: Vec<LinkId> = self.clients.keys().copied().collect();
-        for link in links {
+        for &link in &links {
             self.client_input(now, link, client::Input::Stop);
         }
         self.server.handle(now, server::Input::Stop);
         self.drain_server(now);
+        for link in links {
+            self.forget_link(link);
+        }
+        if self.settings.listens {
+            let reason = "the node stops".to_owned();
+            self.server.handle(now, server::Input::Closed { reason });
+            self.drain_server(now);
+            self.event(Event::TransportClosed(Source::Server));
+        }
         self.event(Event::Stopped);
         self.stopped = true;
     }

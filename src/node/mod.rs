@@ -175,7 +175,7 @@ impl Node {
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        let nodes = self.handle.shared.with(|core, _| core.matching(filter));
+        let nodes = self.handle.shared.with(|core, _| core.choose_all(filter));
         let to_request = |node: NodeId| {
             let request = self.request(node.as_str(), subject, payload);
             (node, request)
@@ -279,7 +279,7 @@ impl Node {
         P: Serialize + ?Sized,
     {
         let payload = Encoded::message_pack(payload);
-        let nodes = self.handle.shared.with(|core, _| core.matching(filter));
+        let nodes = self.handle.shared.with(|core, _| core.choose_all(filter));
         let mut first_error = TickError::NoNodesMatchFilter;
         let mut taken = 0;
         for (position, node) in nodes.iter().enumerate() {

@@ -139,8 +139,8 @@ impl Filter {
         Self::test(name, Test::Contains(part.to_owned()))
     }
 
-    /// Matches peers for which `predicate` is true. It runs on the node's own loop, so it must be
-    /// quick and must not block.
+    /// Matches peers for which `predicate` is true. It runs while the node is locked, so it must be
+    /// quick, and must not call the node: that would wait for itself.
     pub fn predicate(predicate: impl Fn(&Candidate<'_>) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(Expression::Predicate(Box::new(predicate))))
     }

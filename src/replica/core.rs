@@ -242,6 +242,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     /// entries of a leader are taken for lost. What little room is left is for what was on its way:
     /// a write that nothing has room for would stand before every vote.
     pub fn set_room(&mut self, has_room: bool) {
+        if has_room != self.has_room {
+            match has_room {
+                true => tracing::info!("the disk has room again: writes are taken"),
+                false => tracing::warn!("no space left for the log: writes are refused"),
+            }
+        }
         self.has_room = has_room;
         self.consensus.set_room(has_room);
     }
@@ -392,6 +398,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 reads: self.read_count,
             },
             refusals: self.consensus.refusals(),
+            has_room: self.has_room,
             failure: self.failure.clone(),
         }
     }

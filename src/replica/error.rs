@@ -134,31 +134,9 @@ impl ReplicaError {
     }
 }
 
-/// Why a change of the members was not made, or may not have been. It may come from another node,
-/// so it is known by its code.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct MemberError {
-    /// What it is.
-    pub code: ErrorCode,
-    /// In the words of the replica that refused it.
-    pub message: String,
-}
-
-impl MemberError {
-    /// Whether the change may have been made, or may yet be.
-    pub const fn effect(&self) -> Effect {
-        self.code.effect()
-    }
-
-    /// Whether the same request may succeed later.
-    pub const fn is_retryable(&self) -> bool {
-        self.code.is_retryable()
-    }
-}
-
-/// Why a [`Client`](super::Client) could not do an operation. [`Self::effect`] says whether a
-/// command may have been applied.
+/// Why a [`Client`](super::Client) could not do an operation, or a
+/// [`Replica`](super::Replica) a change of its members. [`Self::effect`] says whether it may have
+/// been done.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {

@@ -7,16 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::core::Applied;
-use super::error::MemberError;
+use super::error::{ClientError, ReplicaError};
 use super::handle::Replica;
 use super::service::{self, Operation, Verb};
-use crate::error::ErrorCode;
 use crate::id::NodeId;
 
 impl Replica {
-    /// Makes a member of a node that runs a [joining](super::ReplicaSettings::joining) replica and is linked
-    /// to the leader. It receives everything and decides nothing until it is
-    /// [promoted](Self::promote); [`Status::followers`](super::Status::followers) of the leader shows how far it is.
+    /// Makes a member of a node that runs a [joining](super::ReplicaSettings::joining) replica and
+    /// is linked to the leader. It receives everything and decides nothing until it is
+    /// [promoted](Self::promote); [`Status::followers`](super::Status::followers) of the leader
+    /// shows how far it is.
     ///
     /// Works on any replica of the cluster, as do the other changes of the members: it passes them
     /// on to the leader. Each returns when the change has been applied there; one at a time is under
@@ -24,7 +24,7 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`MemberError`]; its [effect](MemberError::effect) tells whether it may have been done. The
+    /// [`ClientError`]; its [effect](ClientError::effect) tells whether it may have been done. The
     /// code is `MEMBER_UNKNOWN` if no linked node of this name waits to be added, `MEMBER_EXISTS` if
     /// a member of this name has another directory: then that one has to be removed first.
     ///
@@ -51,7 +51,7 @@ impl Replica {
         &self,
         node: &NodeId,
         timeout: Duration,
-    ) -> Result<Applied, MemberError> {
+    ) -> Result<Applied, ClientError> {
         self.change_member(Verb::Add, node, timeout).await
     }
 
@@ -59,13 +59,14 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`MemberError`]: `MEMBER_LAGS` if it lacks more than [`Options::promote_lag_max`](super::Options::promote_lag_max) entries or
-    /// does not answer, so that the quorum would have to wait for it.
+    /// [`ClientError`]: `MEMBER_LAGS` if it lacks more than
+    /// [`Options::promote_lag_max`](super::Options::promote_lag_max) entries or does not answer, so
+    /// that the quorum would have to wait for it.
     ///
     /// # Cancel safety
     ///
     /// As [`add_learner`](Self::add_learner).
-    pub async fn promote(&self, node: &NodeId, timeout: Duration) -> Result<Applied, MemberError> {
+    pub async fn promote(&self, node: &NodeId, timeout: Duration) -> Result<Applied, ClientError> {
         self.change_member(Verb::Promote, node, timeout).await
     }
 
@@ -74,12 +75,12 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`MemberError`]: `QUORUM_AT_RISK` if too few of the other voters answer.
+    /// [`ClientError`]: `QUORUM_AT_RISK` if too few of the other voters answer.
     ///
     /// # Cancel safety
     ///
     /// As [`add_learner`](Self::add_learner).
-    pub async fn remove(&self, node: &NodeId, timeout: Duration) -> Result<Applied, MemberError> {
+    pub async fn remove(&self, node: &NodeId, timeout: Duration) -> Result<Applied, ClientError> {
         self.change_member(Verb::Remove, node, timeout).await
     }
 
@@ -87,12 +88,12 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`MemberError`]: `NOT_VOTER` for a learner, `NO_QUORUM` if it did not come about in time.
+    /// [`ClientError`]: `NOT_VOTER` for a learner, `NO_QUORUM` if it did not come about in time.
     ///
     /// # Cancel safety
     ///
     /// As [`add_learner`](Self::add_learner).
-    pub async fn transfer(&self, node: &NodeId, timeout: Duration) -> Result<Applied, MemberError> {
+    pub async fn transfer(&self, node: &NodeId, timeout: Duration) -> Result<Applied, ClientError> {
         self.change_member(Verb::Transfer, node, timeout).await
     }
 
@@ -101,15 +102,13 @@ impl Replica {
         verb: Verb,
         member: &NodeId,
         timeout: Duration,
-    ) -> Result<Applied, MemberError> {
-        let fail = |code, message: String| MemberError { code, message };
+    ) -> Result<Applied, ClientError> {
         let node = self.handle.node.upgrade();
-        let node = node.ok_or_else(|| fail(ErrorCode::NoReplica, "the node has stopped".into()))?;
+        let node = node.ok_or(ReplicaError::Stopped)?;
         let name = Bytes::copy_from_slice(member.as_str().as_bytes());
         let operation = Operation::Member(verb);
         let answer = self.operate(&node, self.handle.name, operation, name, timeout).await;
-        let bytes = answer.map_err(|error| fail(error.code, error.message))?;
-        let answer = service::decode(bytes);
-        answer.ok_or_else(|| fail(ErrorCode::InvalidEnvelope, "that is no answer".into()))
+        let bytes = answer.map_err(|error| ClientError::answered(error.code, error.message))?;
+        service::decode(bytes).ok_or_else(|| ClientError::InvalidAnswer { node: node.id().clone() })
     }
 }

@@ -34,7 +34,7 @@ mod transfer;
 
 pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
 pub use client::Client;
-pub use error::{ClientError, MemberError, ReplicaError};
+pub use error::{ClientError, ReplicaError};
 pub use formation::new_raft_id;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine, image_bytes};

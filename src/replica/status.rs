@@ -33,6 +33,8 @@ pub struct Status {
     pub waiting: Waiting,
     /// What was refused at the door since the start.
     pub refusals: Refusals,
+    /// Whether the disk has room for more entries; without it, writes are refused.
+    pub has_room: bool,
     /// Why the replica has stopped, if so.
     pub failure: Option<String>,
 }

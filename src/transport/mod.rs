@@ -232,7 +232,7 @@ pub enum DialError {
 /// Limits of a transport.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {
-    /// Messages that may wait in each direction of each connection [default: 1,000]. Larger: a
+    /// Messages that may wait in each direction of each connection [default: 256]. Larger: a
     /// slow peer costs more memory. Smaller: bursts stall.
     pub queue_messages_max: u32,
     /// Bytes a message may have [default: 8 MiB and 4 KiB]. A larger one closes the connection.
@@ -241,7 +241,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queue_messages_max: 1_000, message_bytes_max: 8 * 1024 * 1024 + 4096 }
+        Self { queue_messages_max: 256, message_bytes_max: 8 * 1024 * 1024 + 4096 }
     }
 }
 

@@ -253,7 +253,7 @@ fn peer_lists_that_cannot_be_meant_are_refused() {
 
 /// Timeouts that cannot work with each other would show up as peers that come and go.
 #[test]
-fn timeouts_that_cannot_work_are_refused() {
+fn settings_that_cannot_work_together_are_refused() {
     for (args, message) in [
         (
             ["--ping-interval", "0s"].as_slice(),
@@ -268,6 +268,11 @@ fn timeouts_that_cannot_work_are_refused() {
             &["--id", "a", "--data-dir", "d", "--heartbeat-interval", "300ms"],
             "error: replica.heartbeat_interval (--heartbeat-interval): 300ms is more than 1/3 of \
              replica.election_timeout, which is 300ms (default)\n",
+        ),
+        (
+            &["--id", "a", "--data-dir", "d", "--peer", "tcp://127.0.0.1:7701"],
+            "error: replica.members (default): a replica among peers has to name the members of \
+             its store, itself included: set replica.members (--members)\n",
         ),
     ] {
         let args = [&["config", "check"], args].concat();

@@ -340,13 +340,29 @@ fn local_cluster_survives_the_loss_of_its_leader() {
 
     assert_eq!(states(&cluster(&["start"])), ["running"; 3]);
     assert_eq!(states(&cluster(&["stop"])), ["stopped"; 3]);
+
+    // A reader that goes before it was told anything is no reason to stop the nodes; and what was
+    // moved to another place has everything with it.
+    std::fs::rename(dir.path().join("zmesh-cluster"), dir.path().join(MOVED)).unwrap();
+    let mut start = zmesh(dir.path());
+    start.args(["cluster", "start", "--dir", MOVED]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = start.spawn().unwrap();
+    drop(child.stdout.take());
+    child.wait().unwrap();
+    let two: Vec<_> = (0..2).map(|_| cluster(&["status", "--dir", MOVED])).collect();
+    assert!(two.iter().all(|nodes| states(nodes) == ["running"; 3]), "{two:?}");
+    assert_eq!(kv(&["get", "colour"]), done("green"));
 }
 
-/// Leaves no process behind when the test fails on its way.
+const MOVED: &str = "moved";
+
+/// Leaves no process behind when the test ends, wherever it does.
 struct StopCluster<'a>(&'a Path);
 
 impl Drop for StopCluster<'_> {
     fn drop(&mut self) {
-        drop(zmesh(self.0).args(["cluster", "stop"]).output());
+        for dir in ["zmesh-cluster", MOVED] {
+            drop(zmesh(self.0).args(["cluster", "stop", "--dir", dir]).output());
+        }
     }
 }

@@ -33,7 +33,8 @@ impl Raw {
     /// Joins the node at `address` under `name`.
     pub(crate) async fn join(name: &str, address: &Address) -> Self {
         let us = Incarnation(u64::from(std::process::id()) << 20 | u64::from(peer_number()));
-        let mut transport = ZmqTransport::new(Options::default());
+        let options = Options { queue_messages_max: 10_000, ..Options::default() };
+        let mut transport = ZmqTransport::new(options);
         transport.dial(LINK, address, RoutingId::new(us, 1)).unwrap();
         let them = Incarnation::UNKNOWN;
         let (received, ticks) = (VecDeque::new(), Vec::new());

@@ -82,15 +82,17 @@ impl<T> Core<T> {
 
     /// Whether a system message may come by this route, from this incarnation.
     fn may_say(&self, route: Route, message: &System, envelope: &Envelope) -> bool {
-        let handshake = match message {
-            System::Hello(greeting) | System::Welcome(greeting) => {
-                return greeting.incarnation == envelope.from;
-            }
-            System::HelloAgain | System::Refuse(_) => true,
-            System::Ping(_) => matches!(route, Route::Downstream(_)),
-            System::Goodbye | System::Labels(_) | System::Peers(_) | System::Pong(_) => false,
-        };
-        handshake || self.joined_as(route) == Some(envelope.from)
+        let from_client = matches!(route, Route::Downstream(_));
+        let joined = self.joined_as(route);
+        match message {
+            System::Hello(greeting) => from_client && greeting.incarnation == envelope.from,
+            System::Welcome(greeting) => !from_client && greeting.incarnation == envelope.from,
+            System::HelloAgain | System::Refuse(_) => !from_client,
+            // Who has not joined is asked to greet; who has joined pings as itself.
+            System::Ping(_) => from_client && joined.is_none_or(|joined| joined == envelope.from),
+            System::Pong(_) => !from_client && joined == Some(envelope.from),
+            System::Goodbye | System::Labels(_) | System::Peers(_) => joined == Some(envelope.from),
+        }
     }
 
     /// The incarnation that has joined by this route.
@@ -140,8 +142,11 @@ impl<T> Core<T> {
         self.counters.reject("not_joined");
         let message = "greet first";
         self.refuse_request(now, route, envelope, ErrorCode::ProtocolNotReady, message);
-        if let Route::Downstream(route) = route {
-            self.server.handle(now, server::Input::Alive { route });
+        // On a route that somebody has joined it is no sign of life of theirs.
+        if let Route::Downstream(unknown) = route
+            && self.joined_as(route).is_none()
+        {
+            self.server.handle(now, server::Input::Alive { route: unknown });
             self.drain_server(now);
         }
     }

@@ -404,11 +404,13 @@ fn stop_says_goodbye_to_everybody_and_delivers_what_was_accepted() {
     assert!(world.story(1).contains(&"node: a left Downstream, goodbye".to_owned()));
     assert!(world.story(2).contains(&"node: a left Upstream, goodbye".to_owned()));
     let story = world.story(0);
-    assert_eq!(
-        story.last().map(String::as_str),
-        Some("node: stopped"),
-        "nothing follows: {story:?}"
-    );
+    let end = [
+        "transport: closed",
+        "server: Closed { reason: \"the node stops\" }",
+        "transport: closed",
+        "node: stopped",
+    ];
+    assert!(story.ends_with(&end.map(str::to_owned)), "{story:?}");
     assert!(world.nodes[0].core.is_drained());
     world.cut(0, 1);
     world.cut(0, 2);

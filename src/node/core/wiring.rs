@@ -8,7 +8,7 @@ use super::{ClientLink, Core, Output};
 use crate::client::{self, Client, ClientEvent};
 use crate::discovery;
 use crate::error::ErrorCode;
-use crate::id::{NodeId, RequestId};
+use crate::id::NodeId;
 use crate::node::error::RequestError;
 use crate::node::event::{Direction, Event, Source};
 use crate::presence::{LeaveReason, PeerInfo};
@@ -63,7 +63,7 @@ impl<T> Core<T> {
         self.forget_link(link);
     }
 
-    fn forget_link(&mut self, link: LinkId) {
+    pub(super) fn forget_link(&mut self, link: LinkId) {
         if let Some(entry) = self.clients.remove(&link) {
             if let Some(timeout) = entry.timeout {
                 self.client_timeouts.remove(&(timeout, link));
@@ -288,11 +288,7 @@ impl<T> Core<T> {
             (_, Route::Upstream(_)) => self.links.reset(route),
         };
         for queued in waiting {
-            // A tick that was taken before we chose to leave goes out before our goodbye. Requests
-            // do not: nobody waits for their replies.
-            let taken = reason == LeaveReason::Stopped && queued.request == RequestId::NONE;
             match queued.system {
-                _ if taken => self.stray_sends.push_back((route, queued.message)),
                 true => self.send_stray(route, queued.message),
                 false => self.unsent(&queued),
             }

@@ -252,7 +252,14 @@ impl Link {
                 false => return Step::Idle,
             },
             Target::Named { host, port, candidates, resolving } => {
-                match next_candidate(host, *port, candidates, resolving, &mut cx) {
+                match next_candidate(
+                    host,
+                    *port,
+                    candidates,
+                    resolving,
+                    self.failures == 0,
+                    &mut cx,
+                ) {
                     Poll::Pending => return Step::Idle,
                     Poll::Ready(Some(address)) => Some(format!("tcp://{address}")),
                     Poll::Ready(None) => return self.fail(),
@@ -455,12 +462,14 @@ impl Drop for Link {
     }
 }
 
-/// The next address of `host`, resolving it if none is left; `None` when it has no address.
+/// The next address of `host`, resolving it if none is left; `None` when it has no address. A
+/// person is told at the `first` failure in a row.
 fn next_candidate(
     host: &str,
     port: u16,
     candidates: &mut VecDeque<SocketAddr>,
     resolving: &mut Option<JoinHandle<std::io::Result<Vec<SocketAddr>>>>,
+    first: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Option<SocketAddr>> {
     if let Some(address) = candidates.pop_front() {
@@ -474,6 +483,7 @@ fn next_candidate(
     *resolving = None;
     match resolved {
         Ok(Ok(addresses)) => candidates.extend(addresses),
+        Ok(Err(error)) if first => tracing::warn!(host, %error, "cannot resolve; trying again"),
         Ok(Err(error)) => tracing::debug!(host, %error, "cannot resolve"),
         Err(error) => tracing::debug!(host, %error, "resolving ended early"),
     }

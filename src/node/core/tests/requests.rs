@@ -58,10 +58,14 @@ fn request_to_nobody_fails_at_once_and_sends_nothing() {
     assert_eq!(tick(&mut world, 0, 2), Err(TickError::NoPeer { peer: "c".to_owned() }));
     world.settle();
     assert_eq!(world.counters(0).sent, before);
+    world.story(0);
     let nobody = world.nodes[0].core.choose(&Filter::label("role", "none"), &Choice::Random);
     assert_eq!(nobody, None);
     world.settle();
-    assert!(world.story(0).contains(&"error: NO_NODES_MATCH_FILTER".to_owned()));
+    assert_eq!(world.story(0), ["error: NO_NODES_MATCH_FILTER"]);
+    assert!(world.nodes[0].core.choose_all(&Filter::label("role", "none")).is_empty());
+    world.settle();
+    assert_eq!(world.story(0), ["error: NO_NODES_MATCH_FILTER"]);
 }
 
 #[test]
