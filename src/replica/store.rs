@@ -193,9 +193,9 @@ impl Store {
         self.loaded.newest.as_ref()
     }
 
-    /// One before it that is still there.
-    pub fn older_snapshot(&self) -> Option<Point> {
-        self.loaded.older
+    /// Those before it that are still there, in order. The log goes on from each of them.
+    pub fn older_snapshots(&self) -> &[Point] {
+        &self.loaded.older
     }
 
     /// Brings a machine to the state of [`Self::snapshot`]; does nothing if there is none.
@@ -250,7 +250,7 @@ impl Store {
             begin_after(&mut wal, point, hard_state)?;
         }
         let reached = wal.compaction().index;
-        loaded.older = loaded.older.filter(|older| older.index >= reached);
+        loaded.older.retain(|older| older.index >= reached);
         Ok(Self { wal: Arc::new(Mutex::new(wal)), identity, bootstrap, files, loaded })
     }
 }
