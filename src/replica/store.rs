@@ -122,14 +122,22 @@ impl Store {
     /// same write may be tried again; else the core must be told to [`Core::fail`].
     pub fn persist(&mut self, persist: &Persist) -> Result<(), StoreError> {
         let mut wal = self.wal.lock();
+        let replaced = persist.entries.first().map_or(u64::MAX, |first| first.index);
         // First the term and the vote, so that the log never has entries of a term that the
-        // replica could forget having seen.
+        // replica could forget having seen. What is replaced below was never committed: until it is
+        // gone, a commit index must not cover it.
         if let Some(hard_state) = persist.hard_state {
-            wal.store_hard_state(hard_state)?;
+            let commit = hard_state.commit.min(replaced - 1);
+            wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         if !persist.entries.is_empty() {
             wal.append(&persist.entries)?;
             wal.sync()?;
+        }
+        // And last the commit index, if it covers what was written: a change of the members that is
+        // about to be applied must not be forgotten.
+        if let Some(hard_state) = persist.hard_state.filter(|it| it.commit >= replaced) {
+            wal.store_hard_state(hard_state)?;
         }
         Ok(())
     }
@@ -384,3 +392,6 @@ fn install<M: Machine, T>(core: &mut Core<M, T>, store: &mut Store) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;
