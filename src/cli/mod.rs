@@ -25,11 +25,13 @@ mod failure;
 mod kv;
 mod local;
 mod logging;
+mod member;
 mod output;
 mod payload;
 mod peers;
 mod print;
 mod process;
+mod progress;
 mod request;
 mod serve;
 mod status;
@@ -121,6 +123,9 @@ enum Command {
     /// Set, get and clear keys of the replicated store.
     #[command(subcommand)]
     Kv(kv::Command),
+    /// List, add, promote, remove and replace the members of the replicated services.
+    #[command(subcommand)]
+    Member(member::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -226,6 +231,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Config(_)
         | Command::Demo(_)
         | Command::Kv(_)
+        | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
         | Command::Status(_)
@@ -238,6 +244,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
+        Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),
         Command::Serve(args) => wait(serve::run(args, context)),

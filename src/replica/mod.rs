@@ -14,6 +14,7 @@
 //! snapshots in between. [`Core::take_job`] gives out what should not hold up a turn; it may be done
 //! in another thread, and its result handed in with any later turn.
 
+mod admin;
 mod alarms;
 mod client;
 mod core;
@@ -33,6 +34,7 @@ mod store;
 mod transfer;
 
 pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
+pub use admin::{Admin, Roster, RosterMember, RosterProgress};
 pub use client::Client;
 pub use error::{ClientError, ReplicaError};
 pub use formation::new_raft_id;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Run, finish, run, zmesh};
 
 /// A `zmesh serve` on a socket in a directory of its own: no port that anybody else could have.
-struct Served {
+pub(crate) struct Served {
     dir: tempfile::TempDir,
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -20,27 +20,22 @@ struct Served {
 
 impl Served {
     /// Starts a node called `a` and waits until it is ready.
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), args)
     }
 
     fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
-        let mut child = zmesh(dir.path())
-            .args(["serve", "--id", "a", "--exit-with-parent", "--log-level", "warn"])
-            .args(["--bind", "ipc://socket"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut ready = String::new();
-        stdout.read_line(&mut ready).unwrap();
+        let (child, stdout, ready) = serve(dir.path(), "a", "ipc://socket", args);
         Self { dir, child, stdout, ready }
     }
 
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Runs a client command against it.
-    fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         finish(&mut self.command(args))
     }
 
@@ -51,25 +46,46 @@ impl Served {
     }
 
     /// The only line of a command that prints one line of JSON.
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let run = self.run(&[args, &["--json"]].concat());
         assert_eq!((run.exit, run.stderr.as_str()), (0, ""), "{args:?}");
         serde_json::from_str(&run.stdout).unwrap()
     }
 
     /// Asks it to stop, and returns its exit code and its directory.
-    fn stop(mut self) -> (Option<i32>, tempfile::TempDir) {
+    pub(crate) fn stop(mut self) -> (Option<i32>, tempfile::TempDir) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         (self.child.wait().unwrap().code(), self.dir)
     }
 }
 
-fn done(stdout: &str) -> Run {
+/// Starts a node in `dir`, and returns it with its output when it is ready.
+pub(crate) fn serve(
+    dir: &Path,
+    id: &str,
+    bind: &str,
+    args: &[&str],
+) -> (Child, BufReader<ChildStdout>, String) {
+    let mut child = zmesh(dir)
+        .args(["serve", "--id", id, "--exit-with-parent", "--log-level", "warn"])
+        .args(["--bind", bind])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut ready = String::new();
+    stdout.read_line(&mut ready).unwrap();
+    (child, stdout, ready)
+}
+
+pub(crate) fn done(stdout: &str) -> Run {
     Run { exit: 0, stdout: stdout.to_owned(), stderr: String::new() }
 }
 
-fn failed(exit: i32, stderr: &str) -> Run {
+pub(crate) fn failed(exit: i32, stderr: &str) -> Run {
     Run { exit, stdout: String::new(), stderr: stderr.to_owned() }
 }
 
