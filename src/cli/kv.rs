@@ -188,6 +188,9 @@ fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
     };
     // The code goes before the message anyway.
     let failure = Failure::coded(Exit::of(*code, effect), *code, message);
+    if *code == ErrorCode::NotFormed {
+        return failure.next("start the nodes that are missing; it begins when all have been up");
+    }
     if [ErrorCode::NoQuorum, ErrorCode::NotLeader].contains(code) {
         return failure.next("see `zmesh status --all`: more than half of the members must be up");
     }

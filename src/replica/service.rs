@@ -197,9 +197,7 @@ async fn tell_members(
             let json = serde_json::to_vec(&roster);
             json.map(Bytes::from).map_err(|error| HandlerError::failed(error.to_string()))
         }
-        Progress::Forming { .. } => {
-            Err(HandlerError::new(ErrorCode::NoReplica, "the cluster has not begun"))
-        }
+        Progress::Forming { missing } => Err(refusal(&ReplicaError::NotFormed { missing }, None)),
         Progress::Stopped(_) => Err(gone()),
     }
 }
@@ -321,7 +319,10 @@ impl Passing {
             // Either tells that it may go better: a new leader, or some time.
             drop(tokio::time::timeout(wait, leadership.changed()).await);
             if self.shared.clock.now() >= deadline {
-                return Err(self.refuse(&ReplicaError::NoQuorum));
+                return Err(match refusal.code {
+                    ErrorCode::NotFormed => refusal,
+                    _ => self.refuse(&ReplicaError::NoQuorum),
+                });
             }
         }
     }
@@ -393,6 +394,7 @@ fn worth_trying_again(operation: Operation, refusal: &HandlerError) -> bool {
             refusal.code,
             ErrorCode::NotLeader
                 | ErrorCode::NoQuorum
+                | ErrorCode::NotFormed
                 | ErrorCode::QuorumFailed
                 | ErrorCode::NoReplica
         )

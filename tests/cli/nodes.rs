@@ -259,6 +259,21 @@ fn mesh_without_a_replica_has_no_store() {
     assert_eq!(none, failed(3, stderr));
 }
 
+/// A cluster that never was is not one that lost its quorum: other nodes have to be started.
+#[test]
+fn cluster_that_has_not_begun_says_whom_it_waits_for() {
+    let served = Served::start(&["--data-dir", "data", "--members", "a,b,c"]);
+    let forming = finish(
+        zmesh(served.dir.path())
+            .args(["kv", "set", "k", "v", "--timeout", "1s"])
+            .args(["--connect", "ipc://socket"]),
+    );
+    let stderr = "error: NOT_FORMED: the cluster has not begun: it waits for b, c; \
+        nothing was written\n  \
+        next: start the nodes that are missing; it begins when all have been up\n";
+    assert_eq!(forming, failed(3, stderr));
+}
+
 /// A second node on one port, or on one directory, is a mistake in the configuration.
 #[test]
 fn what_belongs_to_another_process_is_refused() {
