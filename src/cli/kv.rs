@@ -183,6 +183,9 @@ fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
         return Failure::coded(Exit::Unreachable, ErrorCode::NoReplica, message)
             .next("start one: zmesh serve --id NAME --data-dir DIR");
     }
+    if let Error::Invalid(invalid) = error {
+        return Failure::coded(Exit::Usage, error.code(), invalid.to_string());
+    }
     let Error::Client(ClientError::Refused { code, message }) = error else {
         return Failure::from_code(error.code(), effect, error);
     };
