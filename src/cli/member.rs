@@ -395,14 +395,15 @@ fn failed(service: &str, error: &ClientError, effect: Effect) -> Failure {
         other => format!("{service}: {other}"),
     };
     let failure = Failure::coded(Exit::of(code, effect), code, message);
-    match code {
-        ErrorCode::QuorumAtRisk => failure.next("bring the silent members back first"),
-        ErrorCode::MemberExists => {
-            failure.next("remove the member of this name first, or give the node another name")
-        }
-        ErrorCode::NotVoter => failure.next("promote it first"),
-        _ => failure.next(AGAIN),
-    }
+    failure.next(if code == ErrorCode::QuorumAtRisk {
+        "bring the silent members back first"
+    } else if code == ErrorCode::MemberExists {
+        "remove the member of this name first, or give the node another name"
+    } else if code == ErrorCode::NotVoter {
+        "promote it first"
+    } else {
+        AGAIN
+    })
 }
 
 /// One member of one service in the table.

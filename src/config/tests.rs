@@ -70,10 +70,11 @@ fn mistakes_in_a_file_name_line_and_key() {
     }
 }
 
+const REPLICA: &str = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\n";
+
 /// Each check has a value just outside it and, below, one just inside.
 #[test]
 fn impossible_values_and_relations_are_refused() {
-    const REPLICA: &str = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\n";
     for (text, expected) in [
         (
             "[heartbeat]\nping_interval = \"2s\"\nghost_timeout = \"3999ms\"",
@@ -117,6 +118,15 @@ fn impossible_values_and_relations_are_refused() {
             "[node]\npeers = [\"tcp://a:1\", \"tcp://a:1\"]",
             "node.peers (zmesh.toml:2): tcp://a:1 is there twice",
         ),
+    ] {
+        assert_eq!(error(text), expected, "{text}");
+    }
+}
+
+/// The same for a replica.
+#[test]
+fn impossible_values_of_a_replica_are_refused() {
+    for (text, expected) in [
         (
             "[replica]\nmembers = [\"a\"]",
             "replica.members (zmesh.toml:2): members of a replica need replica.data_dir \

@@ -319,10 +319,9 @@ impl Passing {
             // Either tells that it may go better: a new leader, or some time.
             drop(tokio::time::timeout(wait, leadership.changed()).await);
             if self.shared.clock.now() >= deadline {
-                return Err(match refusal.code {
-                    ErrorCode::NotFormed => refusal,
-                    _ => self.refuse(&ReplicaError::NoQuorum),
-                });
+                let not_formed = refusal.code == ErrorCode::NotFormed;
+                let late = || self.refuse(&ReplicaError::NoQuorum);
+                return Err(if not_formed { refusal } else { late() });
             }
         }
     }
