@@ -392,7 +392,9 @@ fn failed(service: &str, error: &ClientError, effect: Effect) -> Failure {
         ClientError::Refused { message, .. } | ClientError::Unknown { message, .. } => {
             format!("{service}: {message}")
         }
-        other => format!("{service}: {other}"),
+        other @ (ClientError::InvalidAnswer { .. } | ClientError::NoReplica) => {
+            format!("{service}: {other}")
+        }
     };
     let failure = Failure::coded(Exit::of(code, effect), code, message);
     failure.next(if code == ErrorCode::QuorumAtRisk {
