@@ -388,13 +388,13 @@ fn unknown(node: &NodeId) -> Failure {
 /// A refusal or a loss, with what can be done about it.
 fn failed(service: &str, error: &ClientError, effect: Effect) -> Failure {
     let code = error.code();
-    let message = match error {
-        ClientError::Refused { message, .. } | ClientError::Unknown { message, .. } => {
-            format!("{service}: {message}")
-        }
-        other @ (ClientError::InvalidAnswer { .. } | ClientError::NoReplica) => {
-            format!("{service}: {other}")
-        }
+    // The code goes before the message anyway.
+    let message = if let ClientError::Refused { message, .. }
+    | ClientError::Unknown { message, .. } = error
+    {
+        format!("{service}: {message}")
+    } else {
+        format!("{service}: {error}")
     };
     let failure = Failure::coded(Exit::of(code, effect), code, message);
     failure.next(if code == ErrorCode::QuorumAtRisk {
