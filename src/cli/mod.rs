@@ -16,6 +16,7 @@ use zmesh::config::{LogFormat, LogSettings, Period};
 use failure::{Exit, Failure};
 use output::Output;
 
+mod check;
 mod client;
 mod cluster;
 mod completions;
@@ -134,6 +135,8 @@ enum Command {
     Peers(peers::Args),
     /// Show the state of a node: role, term, commit, lag, peers, drops.
     Status(status::Args),
+    /// Verify the data directory of a node that does not run, without changing it.
+    Check(check::Args),
     /// Check or print a configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -226,7 +229,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
     match command {
         // The log of a node is as its configuration says.
         Command::Serve(_) => {}
-        Command::Cluster(_)
+        Command::Check(_)
+        | Command::Cluster(_)
         | Command::Completions(_)
         | Command::Config(_)
         | Command::Demo(_)
@@ -239,6 +243,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Version => context.start_log()?,
     }
     match command {
+        Command::Check(args) => check::run(args, context),
         Command::Cluster(command) => wait(cluster::run(command, context)),
         Command::Completions(args) => completions::run(args, context),
         Command::Config(command) => config::run(command, context),

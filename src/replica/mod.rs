@@ -33,6 +33,7 @@ mod snapshot;
 mod status;
 mod store;
 mod transfer;
+mod verify;
 
 pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
 pub use admin::{Admin, Roster, RosterMember, RosterProgress};
@@ -50,3 +51,4 @@ pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};
 pub use status::{Repair, Snapshots, Status, Transfer, Waiting};
 pub use store::{SharedLog, Store, StoreError, do_file_work, settle};
 pub use transfer::FileWork;
+pub use verify::{Report, VerifyError, verify};

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+mod directories;
 mod members;
 mod nodes;
 
@@ -71,6 +72,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "tick",
         "peers",
         "status",
+        "check",
         "config",
         "completions",
         "version",

@@ -24,7 +24,7 @@ impl Served {
         Self::start_in(tempfile::tempdir().unwrap(), args)
     }
 
-    fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
+    pub(crate) fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
         let (child, stdout, ready) = serve(dir.path(), "a", "ipc://socket", args);
         Self { dir, child, stdout, ready }
     }
@@ -332,7 +332,7 @@ fn damaged_log_ends_the_node_with_its_own_exit_code() {
 }
 
 /// The file that holds the log.
-fn segment(dir: &Path) -> PathBuf {
+pub(crate) fn segment(dir: &Path) -> PathBuf {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut logs: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|it| it == "wal")).collect();
