@@ -155,6 +155,9 @@ error_codes! {
     NotVoter = 68, "NOT_VOTER", None, false;
     /// Without the member too few voters would answer.
     QuorumAtRisk = 69, "QUORUM_AT_RISK", None, true;
+
+    /// The replica waits for the other initial members; the cluster has not begun.
+    NotFormed = 80, "NOT_FORMED", None, true;
 }
 
 impl fmt::Display for ErrorCode {

@@ -232,7 +232,10 @@ impl Shared {
     pub(super) fn push(&self, input: Input) -> Result<(), ReplicaError> {
         let mut inbox = self.inbox.lock();
         match inbox.gate {
-            Gate::NotYet => return Err(ReplicaError::NoQuorum),
+            Gate::NotYet => {
+                drop(inbox);
+                return Err(self.not_formed());
+            }
             Gate::Open => {}
             Gate::Closed => return Err(ReplicaError::Stopped),
         }
@@ -261,6 +264,14 @@ impl Shared {
         drop(inbox);
         self.wake.notify_one();
         Ok(())
+    }
+
+    fn not_formed(&self) -> ReplicaError {
+        match &*self.progress.lock() {
+            Phase::Forming(missing) => ReplicaError::NotFormed { missing: missing.clone() },
+            // It has begun, or ended, this very moment.
+            Phase::Running | Phase::Stopped(_) => ReplicaError::NoQuorum,
+        }
     }
 
     /// Takes an operation of `bytes` in, unless too much is held already.
@@ -412,7 +423,8 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`ReplicaError::NoQuorum`] after `timeout`; [`ReplicaError::Io`] if the replica has stopped.
+    /// After `timeout` [`ReplicaError::NotFormed`] if the cluster has not begun, else
+    /// [`ReplicaError::NoQuorum`]; [`ReplicaError::Io`] if the replica has stopped.
     pub async fn ready(&self, timeout: Duration) -> Result<NodeId, ReplicaError> {
         let mut leadership = self.leadership();
         let wait = async {
@@ -437,7 +449,8 @@ impl Replica {
     fn why_not_ready(&self) -> ReplicaError {
         match &*self.handle.shared.progress.lock() {
             Phase::Stopped(stopped) => ReplicaError::Io { reason: stopped.reason.clone() },
-            Phase::Forming(_) | Phase::Running => ReplicaError::NoQuorum,
+            Phase::Forming(missing) => ReplicaError::NotFormed { missing: missing.clone() },
+            Phase::Running => ReplicaError::NoQuorum,
         }
     }
 

@@ -14,6 +14,7 @@
 //! snapshots in between. [`Core::take_job`] gives out what should not hold up a turn; it may be done
 //! in another thread, and its result handed in with any later turn.
 
+mod admin;
 mod alarms;
 mod client;
 mod core;
@@ -32,8 +33,10 @@ mod snapshot;
 mod status;
 mod store;
 mod transfer;
+mod verify;
 
 pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
+pub use admin::{Admin, Roster, RosterMember, RosterProgress};
 pub use client::Client;
 pub use error::{ClientError, ReplicaError};
 pub use formation::new_raft_id;
@@ -48,3 +51,4 @@ pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};
 pub use status::{Repair, Snapshots, Status, Transfer, Waiting};
 pub use store::{SharedLog, Store, StoreError, do_file_work, settle};
 pub use transfer::FileWork;
+pub use verify::{Report, VerifyError, verify};
