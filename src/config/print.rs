@@ -87,6 +87,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("members", replica.map(|it| json!(it.members))),
                 ("heartbeat_interval", replica.and_then(|it| period(it.heartbeat_interval))),
                 ("election_timeout", replica.and_then(|it| period(it.election_timeout))),
+                ("in_sync_lag_max", replica.and_then(|it| period(it.in_sync_lag_max))),
                 ("sync", replica.map(|it| json!(it.sync.name()))),
                 ("segment_bytes", replica.and_then(|it| size(it.segment_bytes))),
             ],

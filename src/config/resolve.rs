@@ -34,6 +34,7 @@ const LIMITS: LimitsConfig = LimitsConfig {
     in_flight_max: 65_536,
 };
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+const IN_SYNC_LAG_MAX: Duration = Duration::from_secs(10);
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 
@@ -305,12 +306,15 @@ impl Resolver {
             let reason = format!("must be {least} to {most}, not {}", Size(segment_bytes));
             return Err(self.origins.refuse("replica.segment_bytes", reason));
         }
+        let lag_max = given.in_sync_lag_max;
+        let in_sync_lag_max = self.period("replica.in_sync_lag_max", lag_max, IN_SYNC_LAG_MAX)?;
         let sync = given.sync.unwrap_or(Sync::Always);
         Ok(Some(ReplicaConfig {
             data_dir,
             members,
             heartbeat_interval,
             election_timeout,
+            in_sync_lag_max,
             sync,
             segment_bytes,
         }))

@@ -20,7 +20,7 @@ fn elected(voters: u64) -> (Cluster, u64) {
 
 impl Cluster {
     /// Another replica with a new directory.
-    fn join(&mut self, voters: u64) -> u64 {
+    pub(super) fn join(&mut self, voters: u64) -> u64 {
         let raft_id = self.nodes.len() as u64 + 1;
         let disk = MemoryDisk::new();
         let (shared, dir) = (Arc::new(disk.clone()), Path::new("/data"));
