@@ -169,3 +169,45 @@ fn damaged_snapshot_before_the_floor_is_not_replaced_by_one_that_lacks_messages(
     cluster.pass(2 * SECOND);
     assert_eq!(cluster.readable(new), Ok(RETAINED));
 }
+
+/// What a machine left in the log is worth as much as its state: it goes over into another cluster,
+/// and to whoever joins that.
+#[test]
+fn recovered_directory_has_what_is_retained_and_passes_it_on() {
+    let (mut cluster, leader) = elected(3);
+    cluster.write(leader, 60, 100);
+    let new = cluster.add(leader, 3);
+    assert!(done(cluster.change(leader, MemberChange::Promote(name(new)), 10)));
+    cluster.write(leader, 30, 200);
+    cluster.pass(SECOND);
+    let at = usize::try_from(leader).unwrap() - 1;
+    let node = cluster.nodes.remove(at);
+    let (disk, before) = (node.disk.clone(), node.core.machine().clone());
+    drop(node);
+    let shared: Arc<dyn wal::Disk> = Arc::new(disk.clone());
+    let dirs = (Path::new("/data"), Path::new("/new"));
+    let machine = Journal::new(RETAINED);
+    crate::replica::recover(&shared, dirs, wal_options(), 1, machine).unwrap();
+
+    let store = Store::open(shared, dirs.1, wal_options()).unwrap().unwrap();
+    let members = store.bootstrap().clone();
+    let node = open_with(Journal::new(RETAINED), store, disk, options(), cluster.now);
+    assert_eq!(node.core.machine(), &before);
+    cluster.nodes = vec![node];
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.readable(1), Ok(RETAINED));
+    cluster.write(1, 5, 300);
+
+    let disk = MemoryDisk::new();
+    let store = Store::create(Arc::new(disk.clone()), dirs.0, wal_options(), name(9), 2, &members);
+    let mut node = open_with(Journal::new(RETAINED), store.unwrap(), disk, options(), cluster.now);
+    node.core.admit(1);
+    cluster.nodes.push(node);
+    let add = MemberChange::AddLearner { node: name(9), raft_id: 2 };
+    assert!(done(cluster.change(1, add, 400)));
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.at(2).core.status().snapshots.installed, 1);
+    assert_eq!(cluster.readable(2), Ok(RETAINED));
+    let members: Vec<_> = cluster.at(2).core.consensus().membership().members().collect();
+    assert_eq!(members.len(), 2, "members of the old cluster: {members:?}");
+}
