@@ -172,6 +172,19 @@ error_codes! {
     NotVoter = 68, "NOT_VOTER", None, false;
     /// Without the member too few voters would answer.
     QuorumAtRisk = 69, "QUORUM_AT_RISK", None, true;
+
+    /// The topic has no such group of consumers.
+    GroupNotFound = 72, "GROUP_NOT_FOUND", None, false;
+    /// There is such a group, with other options.
+    GroupDiffers = 73, "GROUP_DIFFERS", None, false;
+    /// The topic has too many groups, or the group too many members.
+    GroupLimit = 74, "GROUP_LIMIT", None, true;
+    /// The member left its group, or was silent for too long.
+    NotInGroup = 75, "NOT_IN_GROUP", None, false;
+    /// The record was given to another member, or is done with.
+    StaleDelivery = 76, "STALE_DELIVERY", None, false;
+    /// Too many records of the group are pending.
+    GroupFull = 77, "GROUP_FULL", None, true;
 }
 
 impl fmt::Display for ErrorCode {

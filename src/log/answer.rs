@@ -9,6 +9,7 @@
 //!           5 | more u8 | (topic | view)...                            topics
 //!           6 | present u8 | offset u64                                cursor
 //!           7 | more u8 | (cursor | offset u64)...                     cursors
+//!           8 | response of groups                                     groups
 //!         255 | number u8 | detail u64                                 refused
 //! batch     base u64 | timestamp ms u64 | count u32 | bytes u32 | record...
 //! view      id u64 | options | first u64 | next u64 | bytes u64 | timestamp ms u64 | cursors u32
@@ -34,6 +35,7 @@ const TOPIC: u8 = 4;
 const TOPICS: u8 = 5;
 const CURSOR: u8 = 6;
 const CURSORS: u8 = 7;
+const GROUP: u8 = 8;
 const REFUSED: u8 = 255;
 
 /// An answer of the log.
@@ -59,6 +61,9 @@ pub enum Answer {
     },
     /// It is done.
     Done,
+    /// What the groups of a topic say: a [`GroupResponse`](super::groups::GroupResponse), which is
+    /// not looked at here.
+    Group(Bytes),
     /// An offset: what was found, or the first that is kept.
     Offset(u64),
     /// Records of a topic.
@@ -147,6 +152,10 @@ impl Answer {
                 }
             }
             Self::Done => out.put_u8(DONE),
+            Self::Group(response) => {
+                out.put_u8(GROUP);
+                out.put_slice(response);
+            }
             Self::Offset(offset) => put(&mut out, OFFSET, &[*offset]),
             Self::Records(page) => page.put(&mut out),
             Self::Refused(refusal) => {
@@ -203,6 +212,7 @@ impl Answer {
                 let more = take_flag(input)?;
                 Self::Cursors { cursors: rows(input, take_u64)?, more }
             }
+            GROUP => return Ok(Self::Group(std::mem::take(input))),
             REFUSED => {
                 let refusal = Refusal::from_parts(take_u8(input)?, take_u64(input)?);
                 Self::Refused(refusal.ok_or(InvalidCommand::Unknown)?)
@@ -358,7 +368,7 @@ mod tests {
 
     fn some_answer() -> impl Strategy<Value = Answer> {
         let name = || "[a-z]{1,9}".prop_map(|name| Bytes::from(name.into_bytes()));
-        let refusal = (1_u8..16, any::<u64>()).prop_map(|(number, detail)| {
+        let refusal = (1_u8..17, any::<u64>()).prop_map(|(number, detail)| {
             // Those without a detail have none on the wire.
             let refusal = Refusal::from_parts(number, detail).unwrap();
             Answer::Refused(refusal)

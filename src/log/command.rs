@@ -9,6 +9,7 @@
 //!           6 | topic | cursor | expectation u8 | expected u64 | offset u64   set a cursor
 //!           7 | topic | cursor                                           clear a cursor
 //!           8 | seen s u32 | step s u32                                  clock
+//!           9 | topic | command of groups                                groups
 //! topic, cursor   bytes u8 | name
 //! flags     1: an offset is expected; 2: the topic must exist; `expected` is 0 without 1
 //! expectation     0: any; 1: no such cursor; 2: `expected`
@@ -30,6 +31,7 @@ const TRIM: u8 = 5;
 const SET_CURSOR: u8 = 6;
 const CLEAR_CURSOR: u8 = 7;
 const CLOCK: u8 = 8;
+const GROUP: u8 = 9;
 
 const EXPECTS: u8 = 1;
 const MUST_EXIST: u8 = 2;
@@ -71,6 +73,14 @@ pub enum Command {
     Delete {
         /// The topic.
         topic: Bytes,
+    },
+    /// Something for the groups of a topic. To create or to join a group creates the topic, if there
+    /// is none, as an append does.
+    Group {
+        /// The topic.
+        topic: Bytes,
+        /// A [`GroupCommand`](super::groups::GroupCommand), which is not looked at here.
+        command: Bytes,
     },
     /// Sets a cursor.
     SetCursor {
@@ -168,6 +178,10 @@ impl Command {
                 options.put(&mut out);
             }
             Self::Delete { topic } => begin(&mut out, DELETE, topic),
+            Self::Group { topic, command } => {
+                begin(&mut out, GROUP, topic);
+                out.put_slice(command);
+            }
             Self::SetCursor { topic, cursor, expected, offset } => {
                 begin(&mut out, SET_CURSOR, topic);
                 put_name(&mut out, cursor);
@@ -195,7 +209,7 @@ impl Command {
             let (seen, step) = (take_u32(&mut input)?, take_u32(&mut input)?);
             return ended(&input, Self::Clock { seen, step });
         }
-        if !(APPEND..=CLEAR_CURSOR).contains(&kind) {
+        if kind != GROUP && !(APPEND..=CLEAR_CURSOR).contains(&kind) {
             return Err(InvalidCommand::Unknown);
         }
         let topic = take_name(&mut input).ok_or(InvalidCommand::Name)?;
@@ -203,6 +217,7 @@ impl Command {
             return Append::take(topic, input).map(Self::Append);
         }
         let command = match kind {
+            GROUP => return Ok(Self::Group { topic, command: input }),
             CREATE => Self::Create { topic, options: take_options(&mut input)? },
             CONFIGURE => Self::Configure { topic, options: take_options(&mut input)? },
             DELETE => Self::Delete { topic },
@@ -230,7 +245,9 @@ impl Command {
             Self::Configure { topic, options } | Self::Create { topic, options } => {
                 (topic, None, Some(options))
             }
-            Self::Delete { topic } | Self::Trim { topic, .. } => (topic, None, None),
+            Self::Delete { topic } | Self::Group { topic, .. } | Self::Trim { topic, .. } => {
+                (topic, None, None)
+            }
         };
         if !is_name(topic) || cursor.is_some_and(|cursor| !is_name(cursor)) {
             return Err(InvalidCommand::Name);
@@ -395,6 +412,8 @@ mod tests {
             ),
             (some_name(), some_name())
                 .prop_map(|(topic, cursor)| Command::ClearCursor { topic, cursor }),
+            (some_name(), prop::collection::vec(any::<u8>(), 0..20))
+                .prop_map(|(topic, command)| Command::Group { topic, command: command.into() }),
             any::<(u32, u32)>().prop_map(|(seen, step)| Command::Clock { seen, step }),
         ]
     }
@@ -407,6 +426,9 @@ mod tests {
             prop_assert_eq!(Command::decode(&bytes), Ok(command.clone()));
             let Command::Append(append) = command else {
                 prop_assert_eq!(Append::peek(&bytes), None);
+                if matches!(command, Command::Group { .. }) {
+                    return Ok(());
+                }
                 // Only the records of an append may have any length here.
                 for cut in 0..bytes.len() {
                     prop_assert!(Command::decode(&bytes.slice(..cut)).is_err(), "cut at {}", cut);

@@ -2,6 +2,7 @@
 
 mod answer;
 mod command;
+pub mod groups;
 mod machine;
 mod name;
 mod options;
@@ -15,7 +16,9 @@ mod topic;
 
 pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
 pub use command::{Append, Command, Expected, InvalidCommand};
-pub use machine::{CURSORS_MAX, LogMachine, PAGE_ROWS_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX};
+pub use machine::{
+    CONSUMER_GROUPS_MAX, CURSORS_MAX, LogMachine, PAGE_ROWS_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX,
+};
 pub use name::{GROUPS_MAX, NAME_BYTES_MAX, group_of, is_name};
 pub use options::{AGE_MAX, AGE_MIN, InvalidOptions, TopicOptions};
 pub use query::{Query, Read};

@@ -7,6 +7,7 @@
 //!           4 | prefix | after | limit u16                             topics
 //!           5 | topic | cursor                                         one cursor
 //!           6 | topic | after | limit u16                              cursors
+//!           7 | topic | query of groups                                groups
 //! topic, cursor   bytes u8 | name
 //! prefix, after   bytes u8 | name, or the beginning of one, or nothing
 //! ```
@@ -24,6 +25,7 @@ const TOPIC: u8 = 3;
 const TOPICS: u8 = 4;
 const CURSOR: u8 = 5;
 const CURSORS: u8 = 6;
+const GROUP: u8 = 7;
 
 /// A question that changes nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,6 +52,13 @@ pub enum Query {
         topic: Bytes,
         /// The time, in milliseconds since 1970.
         timestamp: u64,
+    },
+    /// Something about the groups of a topic.
+    Group {
+        /// The topic.
+        topic: Bytes,
+        /// A [`GroupQuery`](super::groups::GroupQuery), which is not looked at here.
+        query: Bytes,
     },
     /// The records from an offset on. As a query that waits it is answered when there are any.
     Read(Read),
@@ -106,6 +115,10 @@ impl Query {
                 begin(&mut out, FIND, topic)?;
                 out.put_u64_le(*timestamp);
             }
+            Self::Group { topic, query } => {
+                begin(&mut out, GROUP, topic)?;
+                out.put_slice(query);
+            }
             Self::Read(read) => {
                 begin(&mut out, READ, &read.topic)?;
                 out.put_u64_le(read.id);
@@ -155,6 +168,7 @@ impl Query {
                 let (topic, after) = (name(&mut input)?, prefix(&mut input)?);
                 Self::Cursors { topic, after, limit: take_u16(&mut input)? }
             }
+            GROUP => return Ok(Self::Group { topic: name(&mut input)?, query: input }),
             _ => return Err(InvalidCommand::Unknown),
         };
         ended(&input, query)

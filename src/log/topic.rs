@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::answer::TopicView;
+use super::groups::{Bounds, Groups};
 use super::options::TopicOptions;
 use super::points::{Point, Points};
 
@@ -40,6 +41,7 @@ pub(super) struct Topic {
     pub(super) open: Option<u64>,
     pub(super) points: Points,
     pub(super) cursors: BTreeMap<Bytes, u64>,
+    pub(super) groups: Groups,
 }
 
 /// Where a batch lies, and when it came.
@@ -66,6 +68,7 @@ impl Topic {
             open: None,
             points: Points::default(),
             cursors: BTreeMap::new(),
+            groups: Groups::new(),
         }
     }
 
@@ -161,6 +164,11 @@ impl Topic {
     /// The lowest entry that has records of it.
     pub(super) fn floor(&self) -> Option<u64> {
         self.points.front().map(|front| front.index)
+    }
+
+    /// The records that its groups may hand out.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { first: self.first, next: self.next }
     }
 
     pub(super) fn view(&self) -> TopicView {

@@ -451,4 +451,5 @@ fn damaged_snapshot_is_refused_and_the_state_stays() {
     }
 }
 
+mod consumers;
 mod model;
