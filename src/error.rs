@@ -143,6 +143,23 @@ error_codes! {
     /// Too many results of the session are not acknowledged.
     SessionFull = 44, "SESSION_FULL", None, true;
 
+    /// The log has no such topic.
+    TopicUnknown = 56, "TOPIC_UNKNOWN", None, false;
+    /// The topic exists with other options.
+    TopicExists = 57, "TOPIC_EXISTS", None, false;
+    /// The records would not have got the offset that was expected.
+    OffsetMismatch = 58, "OFFSET_MISMATCH", None, false;
+    /// The records at this offset are not kept any more.
+    OffsetTooOld = 59, "OFFSET_TOO_OLD", None, false;
+    /// A reader was further behind than it allows itself to be.
+    TooSlow = 60, "TOO_SLOW", None, false;
+    /// The cursor is not where it was expected.
+    CursorMismatch = 61, "CURSOR_MISMATCH", None, false;
+    /// There are as many topics or cursors as there may be.
+    LogLimit = 62, "LOG_LIMIT", None, true;
+    /// The replica lacks a part of the log; others have it.
+    LogBehind = 63, "LOG_BEHIND", None, true;
+
     /// A change of the members is under way.
     ChangePending = 64, "CHANGE_PENDING", None, true;
     /// There is such a member already, with another directory.

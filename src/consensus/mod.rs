@@ -452,6 +452,28 @@ impl<L: Log> Consensus<L> {
         self.node.raft.raft_log.last_index()
     }
 
+    /// The first index that the log can be asked for; one more than the last when there is none.
+    pub fn first_index(&self) -> u64 {
+        self.node.store().log_begins()
+    }
+
+    /// Entries with `low <= index < high`, whether they are persisted or not: as many as fit into
+    /// `bytes_max`, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]: they cannot be read. The replica goes on: it may be asked for others.
+    pub fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        bytes_max: u64,
+    ) -> Result<Vec<wal::Entry>, LogError> {
+        let high = high.min(self.last_index() + 1);
+        let entries = self.node.store().joined(low, high, bytes_max)?;
+        Ok(entries.iter().map(entry_to_log).collect())
+    }
+
     /// The members as of what has been applied.
     pub fn membership(&self) -> &Membership {
         &self.membership

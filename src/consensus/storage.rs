@@ -134,24 +134,29 @@ impl<L: Log> Window<L> {
         self.unconfirmed.get(usize::try_from(index.checked_sub(first)?).ok()?)
     }
 
-    /// Entries below `high` from the log on disk; none after a failure.
-    fn read(&self, low: u64, high: u64, bytes_max: u64) -> Vec<Entry> {
-        match self.log.entries(low, high, bytes_max) {
-            Ok(entries) => entries.into_iter().map(entry_from_log).collect(),
-            Err(error) => {
-                self.failure.borrow_mut().get_or_insert(error);
-                Vec::new()
-            }
-        }
+    /// Entries below `high` from the log on disk.
+    fn read(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, LogError> {
+        let entries = self.log.entries(low, high, bytes_max)?;
+        Ok(entries.into_iter().map(entry_from_log).collect())
+    }
+
+    /// The first index that is still there.
+    pub(super) fn log_begins(&self) -> u64 {
+        self.log.first_index()
     }
 
     /// Entries from the log and, behind them, those that are being written.
-    fn joined(&self, low: u64, high: u64, bytes_max: u64) -> Vec<Entry> {
+    pub(super) fn joined(
+        &self,
+        low: u64,
+        high: u64,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, LogError> {
         let split = self.unconfirmed.front().map_or(high, |first| first.index.clamp(low, high));
-        let mut entries = if low < split { self.read(low, split, bytes_max) } else { Vec::new() };
+        let mut entries = if low < split { self.read(low, split, bytes_max)? } else { Vec::new() };
         let mut next = low + entries.len() as u64;
         if next < split {
-            return entries;
+            return Ok(entries);
         }
         let mut bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
         while next < high {
@@ -163,7 +168,7 @@ impl<L: Log> Window<L> {
             entries.push(entry.clone());
             next += 1;
         }
-        entries
+        Ok(entries)
     }
 }
 
@@ -189,6 +194,10 @@ impl<L: Log> Storage for Window<L> {
             return Err(StorageError::LogTemporarilyUnavailable.into());
         }
         let entries = self.joined(low, high, max_size.into().unwrap_or(u64::MAX));
+        let entries = entries.unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            Vec::new()
+        });
         if context.can_async() {
             let cost = |entry: &Entry| entry.data.len() as u64 + ENTRY_COST_BYTES;
             let bytes: u64 = entries.iter().map(cost).sum();

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::alarms::Alarms;
 use super::error::ReplicaError;
 use super::machine::{CommandId, Effects, Machine};
+use super::past::AppliedLog;
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
@@ -373,6 +374,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         &self.consensus
     }
 
+    /// The applied commands that the log still has.
+    fn past(&self) -> AppliedLog<'_, L> {
+        AppliedLog { consensus: &self.consensus, applied: self.applied }
+    }
+
     /// Why the replica has stopped, if it has.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -569,7 +575,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         for operation in self.pending.extract_if(.., due).collect::<Vec<_>>() {
             self.read_count -= 1;
-            let response = self.machine.query(&operation.bytes);
+            let response = self.machine.query(&operation.bytes, &self.past());
             self.answer_query(operation.ticket, response);
         }
         let rest = self.proposed.values().chain(&self.reads).chain(&self.pending);

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use zmesh::kv::KvMachine;
-use zmesh::replica::{Effects, Image, InvalidSnapshot, Machine, image_bytes};
+use zmesh::replica::{Effects, Image, InvalidSnapshot, Machine, Past, image_bytes};
 
 /// A key-value machine that counts. The count is part of its state.
 #[derive(Default)]
@@ -45,8 +45,8 @@ impl Machine for Ledger {
         self.kv.apply(index, command, effects)
     }
 
-    fn query(&self, query: &Bytes) -> Bytes {
-        self.kv.query(query)
+    fn query(&self, query: &Bytes, past: &dyn Past) -> Bytes {
+        self.kv.query(query, past)
     }
 
     fn snapshot(&self) -> Image {

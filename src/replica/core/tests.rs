@@ -48,6 +48,8 @@ fn wal_options() -> wal::Options {
 
 #[path = "tests/changes.rs"]
 mod changes;
+#[path = "tests/past.rs"]
+mod past;
 
 fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
     let raft_id = store.identity().raft_id;
