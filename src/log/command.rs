@@ -9,7 +9,7 @@
 //!           6 | topic | cursor | expectation u8 | expected u64 | offset u64   set a cursor
 //!           7 | topic | cursor                                           clear a cursor
 //!           8 | seen s u32 | step s u32                                  clock
-//!           9 | topic | group command                                    group
+//!           9 | topic | command of groups                                groups
 //! topic, cursor   bytes u8 | name
 //! flags     1: an offset is expected; 2: the topic must exist; `expected` is 0 without 1
 //! expectation     0: any; 1: no such cursor; 2: `expected`
@@ -74,6 +74,14 @@ pub enum Command {
         /// The topic.
         topic: Bytes,
     },
+    /// Something for the groups of a topic. To create or to join a group creates the topic, if there
+    /// is none, as an append does.
+    Group {
+        /// The topic.
+        topic: Bytes,
+        /// A [`GroupCommand`](super::groups::GroupCommand), which is not looked at here.
+        command: Bytes,
+    },
     /// Sets a cursor.
     SetCursor {
         /// The topic.
@@ -84,13 +92,6 @@ pub enum Command {
         expected: Expected,
         /// Its new offset.
         offset: u64,
-    },
-    /// Changes the consumer groups of a topic.
-    Group {
-        /// The topic.
-        topic: Bytes,
-        /// A [`GroupCommand`](super::groups::GroupCommand); it is looked at where it is applied.
-        command: Bytes,
     },
     /// Removes the records below an offset.
     Trim {
@@ -208,17 +209,15 @@ impl Command {
             let (seen, step) = (take_u32(&mut input)?, take_u32(&mut input)?);
             return ended(&input, Self::Clock { seen, step });
         }
-        if !(APPEND..=CLEAR_CURSOR).contains(&kind) && kind != GROUP {
+        if kind != GROUP && !(APPEND..=CLEAR_CURSOR).contains(&kind) {
             return Err(InvalidCommand::Unknown);
         }
         let topic = take_name(&mut input).ok_or(InvalidCommand::Name)?;
         if kind == APPEND {
             return Append::take(topic, input).map(Self::Append);
         }
-        if kind == GROUP {
-            return Ok(Self::Group { topic, command: input });
-        }
         let command = match kind {
+            GROUP => return Ok(Self::Group { topic, command: input }),
             CREATE => Self::Create { topic, options: take_options(&mut input)? },
             CONFIGURE => Self::Configure { topic, options: take_options(&mut input)? },
             DELETE => Self::Delete { topic },
@@ -413,6 +412,8 @@ mod tests {
             ),
             (some_name(), some_name())
                 .prop_map(|(topic, cursor)| Command::ClearCursor { topic, cursor }),
+            (some_name(), prop::collection::vec(any::<u8>(), 0..20))
+                .prop_map(|(topic, command)| Command::Group { topic, command: command.into() }),
             any::<(u32, u32)>().prop_map(|(seen, step)| Command::Clock { seen, step }),
         ]
     }
@@ -425,6 +426,9 @@ mod tests {
             prop_assert_eq!(Command::decode(&bytes), Ok(command.clone()));
             let Command::Append(append) = command else {
                 prop_assert_eq!(Append::peek(&bytes), None);
+                if matches!(command, Command::Group { .. }) {
+                    return Ok(());
+                }
                 // Only the records of an append may have any length here.
                 for cut in 0..bytes.len() {
                     prop_assert!(Command::decode(&bytes.slice(..cut)).is_err(), "cut at {}", cut);

@@ -6,7 +6,7 @@
 //! number of seconds that the leader's alarm lets go on, so no clock of the wall can make it jump,
 //! and as long as nobody leads it stands still.
 //!
-//! Invariant: what is derived (`floors`, `ages`, `cursors`, `groups`) is what the topics say.
+//! Invariant: what is derived (`floors`, `ages`, `cursors`, `consumer_groups`) is what the topics say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as Input;
@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use super::answer::{Answer, TopicView};
 use super::command::{Append, Command, Expected};
+use super::groups::{AlarmChange, GroupAlarm, GroupCommand, GroupQuery, GroupResponse};
 use super::options::TopicOptions;
 use super::query::{Query, Read};
 use super::record;
@@ -25,16 +26,14 @@ use super::topic::{Place, Topic};
 use super::{scan, snapshot};
 use crate::replica::{Alarm, Effects, Image, InvalidSnapshot, Machine, Past};
 
-mod groups;
-
 /// Topics that one group may have.
 pub const TOPICS_MAX: usize = 100_000;
 /// Cursors that one topic may have.
 pub const TOPIC_CURSORS_MAX: usize = 1_024;
 /// Cursors that all topics of one group may have together.
 pub const CURSORS_MAX: usize = 100_000;
-/// Consumer groups that all topics of one group may have together.
-pub const CONSUMER_GROUPS_MAX: usize = 1_024;
+/// Groups of consumers that all topics of one group of topics may have together.
+pub const CONSUMER_GROUPS_MAX: usize = 10_000;
 /// Rows of one page of topics or cursors.
 pub const PAGE_ROWS_MAX: u16 = 1_000;
 
@@ -60,8 +59,8 @@ pub struct LogMachine {
     ages: BTreeMap<Bytes, u32>,
     /// Cursors of all topics.
     cursors: usize,
-    /// Consumer groups of all topics.
-    groups: usize,
+    /// Groups of consumers of all topics.
+    consumer_groups: usize,
 }
 
 impl LogMachine {
@@ -97,8 +96,8 @@ impl LogMachine {
         };
         let ages = topics.iter().filter_map(age).collect();
         let cursors = topics.values().map(|topic| topic.cursors.len()).sum();
-        let groups = topics.values().map(|topic| topic.groups.len()).sum();
-        Self { topics, clock, position, floors, ages, cursors, groups }
+        let consumer_groups = topics.values().map(|topic| topic.groups.len()).sum();
+        Self { topics, clock, position, floors, ages, cursors, consumer_groups }
     }
 
     fn change(&mut self, index: u64, command: Command, effects: &mut Effects) -> Changed {
@@ -109,13 +108,11 @@ impl LogMachine {
             Command::Configure { topic, options } => self.configure(&topic, options, effects),
             Command::Create { topic, options } => self.create(index, &topic, options, effects),
             Command::Delete { topic } => Ok(self.delete(&topic, effects)),
-            Command::Group { topic, command } => {
-                Ok(Answer::Group(self.change_group(index, &topic, &command, effects)?))
-            }
+            Command::Group { topic, command } => self.group(index, &topic, &command, effects),
             Command::SetCursor { topic, cursor, expected, offset } => {
                 self.set_cursor(&topic, &cursor, expected, offset)
             }
-            Command::Trim { topic, before } => self.trim(&topic, before),
+            Command::Trim { topic, before } => self.trim(&topic, before, effects),
         }
     }
 
@@ -195,19 +192,58 @@ impl LogMachine {
                 self.floors.remove(&floor);
             }
             self.cursors -= topic.cursors.len();
-            self.forget_groups(&topic, effects);
+            self.consumer_groups -= topic.groups.len();
+            topic.groups.alarms().for_each(|alarm| effects.clear_alarm(alarm.id));
             let options = TopicOptions { age: None, ..topic.options };
             self.count_age(name, options, effects);
         }
         Answer::Done
     }
 
-    fn trim(&mut self, name: &Bytes, before: u64) -> Changed {
+    fn trim(&mut self, name: &Bytes, before: u64, effects: &mut Effects) -> Changed {
+        let mut alarms = Vec::new();
         let first = self.with(name, |topic| {
             topic.trim(before);
+            topic.groups.trim(topic.first, &mut alarms);
             topic.first
         })?;
+        take_alarms(name, alarms, effects);
         Ok(Answer::Offset(first))
+    }
+
+    fn group(
+        &mut self,
+        index: u64,
+        name: &Bytes,
+        command: &Bytes,
+        effects: &mut Effects,
+    ) -> Changed {
+        let command = match GroupCommand::decode(command) {
+            Ok(command) => command,
+            Err(refusal) => return Ok(Answer::Group(GroupResponse::Refused(refusal).encode())),
+        };
+        let begins = matches!(command, GroupCommand::Create { .. } | GroupCommand::Join { .. });
+        let is_new = begins && !self.topics.contains_key(name);
+        if begins && self.consumer_groups >= CONSUMER_GROUPS_MAX && !self.has_group(name, &command)
+        {
+            return Err(Refusal::GroupsFull { limit: CONSUMER_GROUPS_MAX as u64 });
+        }
+        if is_new {
+            self.insert(index, name, TopicOptions::default())?;
+        }
+        let topic = Arc::make_mut(self.topics.get_mut(name).ok_or(Refusal::TopicUnknown)?);
+        let (mut alarms, before) = (Vec::new(), topic.groups.len());
+        let response = topic.groups.apply(index, topic.bounds(), &command, &mut alarms);
+        self.consumer_groups = self.consumer_groups - before + topic.groups.len();
+        if is_new && matches!(response, GroupResponse::Refused(_)) {
+            self.topics.remove(name);
+        }
+        take_alarms(name, alarms, effects);
+        Ok(Answer::Group(response.encode()))
+    }
+
+    fn has_group(&self, name: &Bytes, command: &GroupCommand) -> bool {
+        self.topics.get(name).is_some_and(|topic| topic.groups.contains(command.group()))
     }
 
     fn set_cursor(
@@ -255,16 +291,26 @@ impl LogMachine {
         if seen == self.clock {
             self.clock = self.clock.saturating_add(step.min(STEP_MAX));
             let names: Vec<Bytes> = self.ages.keys().cloned().collect();
-            let clock = self.clock;
             for name in names {
-                let is_due = self.topics.get(&name).is_some_and(|topic| topic.is_due(clock));
+                let is_due = self.topics.get(&name).is_some_and(|topic| topic.is_due(self.clock));
                 if is_due {
-                    self.with(&name, |topic| topic.trim_to_age(clock)).ok();
+                    self.expire(&name, effects);
                 }
             }
         }
         self.set_clock(effects);
         Answer::Done
+    }
+
+    fn expire(&mut self, name: &Bytes, effects: &mut Effects) {
+        let (clock, mut alarms) = (self.clock, Vec::new());
+        let expired = self.with(name, |topic| {
+            topic.trim_to_age(clock);
+            topic.groups.trim(topic.first, &mut alarms);
+        });
+        if expired.is_ok() {
+            take_alarms(name, alarms, effects);
+        }
     }
 
     /// Takes note of the age that a topic has from now on.
@@ -338,7 +384,14 @@ impl LogMachine {
                 let topic = self.topics.get(&name).ok_or(Refusal::TopicUnknown)?;
                 Ok(Answer::Offset(scan::find(&name, topic, timestamp, past)?))
             }
-            Query::Group { topic, query } => Ok(Answer::Group(self.answer_group(&topic, &query)?)),
+            Query::Group { topic, query } => {
+                let topic = self.topics.get(&topic).ok_or(Refusal::TopicUnknown)?;
+                let response = GroupQuery::decode(&query)
+                    .map_or_else(GroupResponse::Refused, |query| {
+                        topic.groups.query(topic.bounds(), &query)
+                    });
+                Ok(Answer::Group(response.encode()))
+            }
             Query::Read(read) => Ok(Answer::Records(scan::read(self.read(&read)?, &read, past)?)),
             Query::Topic { topic } => {
                 self.topic(&topic).map(Answer::Topic).ok_or(Refusal::TopicUnknown)
@@ -355,6 +408,15 @@ impl LogMachine {
     fn read(&self, read: &Read) -> Result<&Topic, Refusal> {
         let topic = self.topics.get(&read.topic).ok_or(Refusal::TopicUnknown)?;
         if read.id == 0 || read.id == topic.id { Ok(topic) } else { Err(Refusal::TopicUnknown) }
+    }
+
+    /// Whether what a question about groups waits for has not happened. A replica that lags may see
+    /// the topic later.
+    fn is_early(&self, topic: &Bytes, query: &Bytes) -> bool {
+        let Ok(query) = GroupQuery::decode(query) else { return false };
+        self.topics.get(topic).map_or(matches!(query, GroupQuery::Ready { .. }), |topic| {
+            topic.groups.poll_query(topic.bounds(), &query).is_none()
+        })
     }
 
     /// Whether a reader has to wait: there is nothing for it yet, and there may be.
@@ -405,7 +467,7 @@ impl Machine for LogMachine {
     fn poll_query(&self, query: &Bytes, past: &dyn Past) -> Option<Bytes> {
         match Query::decode(query) {
             Ok(Query::Read(read)) if self.is_ahead(&read) => None,
-            Ok(Query::Group { topic, query }) if self.group_waits(&topic, &query) => None,
+            Ok(Query::Group { topic, query }) if self.is_early(&topic, &query) => None,
             Ok(_) | Err(_) => Some(self.query(query, past)),
         }
     }
@@ -415,7 +477,10 @@ impl Machine for LogMachine {
     }
 
     fn alarms(&self) -> Vec<Alarm> {
-        self.clock_alarm().into_iter().chain(self.group_alarms()).collect()
+        let of_groups = self.topics.iter().flat_map(|(name, topic)| {
+            topic.groups.alarms().filter_map(|alarm| around(name, &alarm))
+        });
+        self.clock_alarm().into_iter().chain(of_groups).collect()
     }
 
     fn snapshot(&self) -> Image {
@@ -426,6 +491,27 @@ impl Machine for LogMachine {
     fn restore(&mut self, input: &mut dyn Input) -> Result<(), InvalidSnapshot> {
         *self = snapshot::read(input)?;
         Ok(())
+    }
+}
+
+/// An alarm of the groups of a topic, as one of ours.
+fn around(name: &Bytes, alarm: &GroupAlarm) -> Option<Alarm> {
+    let command = Command::Group { topic: name.clone(), command: alarm.command.encode() };
+    // The topic exists, so its name is one.
+    let command = command.encode().ok()?;
+    Some(Alarm { id: alarm.id, after: alarm.after, command })
+}
+
+fn take_alarms(name: &Bytes, changes: Vec<AlarmChange>, effects: &mut Effects) {
+    for change in changes {
+        match change {
+            AlarmChange::Clear(id) => effects.clear_alarm(id),
+            AlarmChange::Set(alarm) => {
+                if let Some(alarm) = around(name, &alarm) {
+                    effects.set_alarm(alarm);
+                }
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //!           4 | prefix | after | limit u16                             topics
 //!           5 | topic | cursor                                         one cursor
 //!           6 | topic | after | limit u16                              cursors
-//!           7 | topic | group query                                    group
+//!           7 | topic | query of groups                                groups
 //! topic, cursor   bytes u8 | name
 //! prefix, after   bytes u8 | name, or the beginning of one, or nothing
 //! ```
@@ -53,12 +53,11 @@ pub enum Query {
         /// The time, in milliseconds since 1970.
         timestamp: u64,
     },
-    /// Something about the consumer groups of a topic. As a query that waits for something for a
-    /// member it is answered when there is something.
+    /// Something about the groups of a topic.
     Group {
         /// The topic.
         topic: Bytes,
-        /// A [`GroupQuery`](super::groups::GroupQuery); it is looked at where it is answered.
+        /// A [`GroupQuery`](super::groups::GroupQuery), which is not looked at here.
         query: Bytes,
     },
     /// The records from an offset on. As a query that waits it is answered when there are any.

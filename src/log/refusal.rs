@@ -35,6 +35,12 @@ pub enum Refusal {
     /// The log on the disk of the replica that was asked cannot be read.
     #[error("the log of the replica cannot be read")]
     Damaged,
+    /// There are as many groups of consumers as there may be.
+    #[error("there are {limit} groups of consumers already, which is the limit")]
+    GroupsFull {
+        /// The limit.
+        limit: u64,
+    },
     /// The bytes are no command and no query.
     #[error("not a command or a query of the log")]
     Invalid,
@@ -85,7 +91,9 @@ impl Refusal {
         match self {
             Self::Behind { .. } => ErrorCode::LogBehind,
             Self::CursorMismatch { .. } | Self::CursorMissing => ErrorCode::CursorMismatch,
-            Self::CursorsFull { .. } | Self::TopicsFull { .. } => ErrorCode::LogLimit,
+            Self::CursorsFull { .. } | Self::GroupsFull { .. } | Self::TopicsFull { .. } => {
+                ErrorCode::LogLimit
+            }
             Self::Damaged => ErrorCode::Corrupt,
             Self::Invalid | Self::Name | Self::Options | Self::Records => ErrorCode::InvalidPayload,
             Self::OffsetMismatch { .. } => ErrorCode::OffsetMismatch,
@@ -114,6 +122,7 @@ impl Refusal {
             Self::CursorsFull { limit } => (13, limit),
             Self::Behind { first } => (14, first),
             Self::Damaged => (15, 0),
+            Self::GroupsFull { limit } => (16, limit),
         }
     }
 
@@ -134,6 +143,7 @@ impl Refusal {
             13 => Self::CursorsFull { limit: detail },
             14 => Self::Behind { first: detail },
             15 => Self::Damaged,
+            16 => Self::GroupsFull { limit: detail },
             _ => return None,
         };
         Some(refusal)

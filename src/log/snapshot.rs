@@ -3,13 +3,13 @@
 //! ```text
 //! snapshot  version u8 | clock s u32 | position u64 | topics u32 | topic...
 //! topic     bytes u8 | name | id u64 | options | first u64 | next u64 | timestamp ms u64
-//!           | stamp s u32 | open u8 | began u64 | cursors u32 | cursor... | bytes u32 | groups
-//!           | points u64 | point...
+//!           | stamp s u32 | open u8 | began u64 | cursors u32 | cursor...
+//!           | group bytes u64 | groups | points u64 | point...
 //! cursor    bytes u8 | name | offset u64
 //! point     offset u64 | index u64 | timestamp ms u64 | stamp s u32 | bytes u32 | span u32
 //! ```
 //!
-//! Numbers are little endian; topics, cursors and points are in order; `began` is 0 if `open` is.
+//! Numbers are little endian; the bytes of groups are their own; topics, cursors and points are in order; `began` is 0 if `open` is.
 //! Pure. Equal states write equal bytes; reading checks everything that the machine relies on, and
 //! never takes more memory than the bytes that were there to be read.
 
@@ -79,9 +79,8 @@ fn put_topic(out: &mut BytesMut, name: &[u8], topic: &Topic) {
         put_name(out, cursor);
         out.put_u64_le(*offset);
     }
-    // Most topics have none, and need no more than a number to say so.
     let groups = if topic.groups.is_empty() { Bytes::new() } else { topic.groups.encode() };
-    out.put_u32_le(u32::try_from(groups.len()).expect("groups and what they have are limited"));
+    out.put_u64_le(groups.len() as u64);
     out.put_slice(&groups);
     out.put_u64_le(topic.points.len() as u64);
 }
@@ -120,10 +119,10 @@ fn read_topic(input: &mut Input<'_>, clock: u32, position: u64) -> Result<Topic,
     require(began <= position, "a point begins in the future")?;
     topic.open = (is_open == 1).then_some(began);
     read_cursors(input, &mut topic)?;
-    let groups = input.u32()?;
-    if groups > 0 {
-        topic.groups = Groups::decode(&input.bytes(groups)?)?;
-        require(!topic.groups.is_empty(), "no groups, but bytes of them")?;
+    let bytes = input.u64()?;
+    if bytes > 0 {
+        topic.groups = Groups::decode(&input.bytes(bytes)?)?;
+        require(!topic.groups.is_empty(), "no groups where some are said to be")?;
     }
     let points = input.u64()?;
     for _ in 0..points {
@@ -199,10 +198,12 @@ impl Input<'_> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn bytes(&mut self, count: u32) -> Result<Vec<u8>, InvalidSnapshot> {
+    /// So many bytes, for which no memory is taken before they are there.
+    fn bytes(&mut self, count: u64) -> Result<Vec<u8>, InvalidSnapshot> {
         let mut bytes = Vec::new();
-        (&mut *self.0).take(count.into()).read_to_end(&mut bytes)?;
-        require(bytes.len() == count as usize, "cut short")?;
+        let mut limited = Read::take(&mut *self.0, count);
+        let found = limited.read_to_end(&mut bytes)?;
+        require(found as u64 == count, "cut short")?;
         Ok(bytes)
     }
 

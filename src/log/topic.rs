@@ -41,7 +41,6 @@ pub(super) struct Topic {
     pub(super) open: Option<u64>,
     pub(super) points: Points,
     pub(super) cursors: BTreeMap<Bytes, u64>,
-    /// Who shares the work of it.
     pub(super) groups: Groups,
 }
 
@@ -167,7 +166,7 @@ impl Topic {
         self.points.front().map(|front| front.index)
     }
 
-    /// The records that it has.
+    /// The records that its groups may hand out.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { first: self.first, next: self.next }
     }

@@ -451,5 +451,5 @@ fn damaged_snapshot_is_refused_and_the_state_stays() {
     }
 }
 
-mod groups;
+mod consumers;
 mod model;
