@@ -1,5 +1,6 @@
 //! The ordered durable log: topics of records, one copy on disk.
 
+mod ages;
 mod answer;
 mod command;
 pub mod groups;
