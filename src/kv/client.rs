@@ -164,9 +164,8 @@ impl Kv {
                 Ok(Written { revision, index, term, level: AckLevel::Quorum })
             }
             Ok(Response::Refused(invalid)) => Err(invalid.into()),
-            Ok(Response::Absent { .. } | Response::Value { .. }) | Err(_) => {
-                Err(ClientError::InvalidAnswer { node }.into())
-            }
+            Ok(Response::Failed { failure, .. }) => Err(failure.into()),
+            _ => Err(ClientError::InvalidAnswer { node }.into()),
         }
     }
 }
@@ -176,6 +175,6 @@ fn found(node: NodeId, applied: &Applied) -> Result<Option<Found>, Error> {
         Ok(Response::Value { revision, value }) => Ok(Some(Found { value, revision })),
         Ok(Response::Absent { .. }) => Ok(None),
         Ok(Response::Refused(invalid)) => Err(invalid.into()),
-        Ok(Response::Done { .. }) | Err(_) => Err(ClientError::InvalidAnswer { node }.into()),
+        _ => Err(ClientError::InvalidAnswer { node }.into()),
     }
 }
