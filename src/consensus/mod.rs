@@ -328,6 +328,11 @@ impl<L: Log> Consensus<L> {
         self.admitted.insert(raft_id);
     }
 
+    /// Whether a replica was [admitted](Self::admit), and not removed since.
+    pub fn is_admitted(&self, raft_id: u64) -> bool {
+        self.admitted.contains(&raft_id)
+    }
+
     /// The next output, until there is none. Call it after every input.
     pub fn poll(&mut self) -> Option<Output> {
         if self.failure().is_some() || !self.node.has_ready() {
@@ -552,7 +557,7 @@ impl<L: Log> Consensus<L> {
     fn step_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
         self.check_sender(from)?;
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
-        for message in wire::decode(frame, expected)? {
+        for mut message in wire::decode(frame, expected)? {
             self.heard.insert(from, self.ticks);
             door::check(&self.node.raft, &message)?;
             let behind = self.node.raft.raft_log.persisted < self.last_index();
@@ -566,8 +571,11 @@ impl<L: Log> Consensus<L> {
             if !self.has_room && message.get_entries().iter().any(content) {
                 continue;
             }
-            if message.get_msg_type() == MessageType::MsgSnapshot && self.keep_offer(&message) {
-                continue;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.attend(&mut message);
+                if self.keep_offer(&message) {
+                    continue;
+                }
             }
             // What the crate refuses here is from a replica whose progress it does not follow.
             let _ = self.node.step(message);

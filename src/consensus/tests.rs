@@ -129,7 +129,8 @@ impl Replica {
     }
 
     fn step(&mut self, message: Message) -> Result<(), Refusal> {
-        let envelope = Envelope { cluster: self.consensus.cluster(), from: message.from, to: 1 };
+        let to = self.consensus.raft_id();
+        let envelope = Envelope { cluster: self.consensus.cluster(), from: message.from, to };
         let frames = wire::encode(envelope, &[message]);
         self.consensus.handle_frame(envelope.from, &frames[0])
     }

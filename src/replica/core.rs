@@ -32,6 +32,7 @@ mod inquiry;
 mod members;
 mod proposals;
 mod reads;
+mod shelf;
 mod snapshots;
 
 pub use members::MemberChange;
@@ -157,14 +158,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
         let transfers = Self::new_transfers(&consensus, &setup.options);
         let seen = Event { role: Role::Follower, term: consensus.term(), leader: None };
-        Ok(Self {
+        let mut core = Self {
             consensus,
             machine: setup.machine,
             options: setup.options,
             now: setup.now,
             applied: start.index,
             applied_term: start.term,
-            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshot),
+            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshots),
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -189,7 +190,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_due,
             repair_matched: BTreeMap::new(),
             failure: None,
-        })
+        };
+        core.name_snapshot();
+        Ok(core)
     }
 
     /// Takes a frame from the authenticated link of the replica `from`.

@@ -39,7 +39,7 @@ pub(super) async fn run<M: Machine>(
         incarnation: node.incarnation(),
         bootstrap: store.bootstrap().clone(),
         snapshot: store.snapshot().cloned(),
-        older_snapshot: store.older_snapshot(),
+        older_snapshots: store.older_snapshots().to_vec(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine,
@@ -304,7 +304,15 @@ impl<M: Machine> Driver<M> {
     fn read_members(&mut self) {
         let members: Vec<Member> = self.core.consensus().membership().members().collect();
         self.raft_ids = members.iter().map(|m| (m.node.clone(), m.raft_id)).collect();
-        self.names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
+        let names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
+        // Whoever was admitted stays so until its joining, or its removal, has been applied.
+        for (raft_id, node) in std::mem::replace(&mut self.names, names) {
+            let unknown = !self.names.contains_key(&raft_id) && !self.raft_ids.contains_key(&node);
+            if unknown && self.core.consensus().is_admitted(raft_id) {
+                self.raft_ids.insert(node.clone(), raft_id);
+                self.names.insert(raft_id, node);
+            }
+        }
     }
 
     fn announce(&self, event: Event) {
