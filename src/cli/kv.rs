@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use serde_json::json;
-use zmesh::kv::{Error, Found, Kv, VALUE_BYTES_MAX, Written};
+use zmesh::kv::{Entry, Error, Kv, VALUE_BYTES_MAX, Written};
 use zmesh::replica::ClientError;
 use zmesh::{Effect, ErrorCode};
 
@@ -112,13 +112,13 @@ fn kv(client: &Client) -> Kv {
 /// Waits for the end of a write. A signal ends the wait and not the write, so that it is said what
 /// is not known.
 async fn written(
-    write: impl Future<Output = Result<Written, Error>>,
+    write: impl IntoFuture<Output = Result<Written, Error>>,
     interrupted: impl Future<Output = ()>,
     within: Duration,
 ) -> Result<Written, Failure> {
     tokio::select! {
         biased;
-        written = write => written.map_err(|error| write_failed(&error, within)),
+        written = write.into_future() => written.map_err(|error| write_failed(&error, within)),
         () = interrupted => {
             Err(Failure::new(Exit::Unknown, "interrupted; the write may have been done, or be done yet")
                 .next(LOOK))
@@ -143,7 +143,7 @@ fn value(given: &str) -> Result<Vec<u8>, Failure> {
 }
 
 fn print_written(key: &str, written: Written, context: &Context) -> Result<(), Failure> {
-    let Written { revision, index, term, level } = written;
+    let Written { revision, index, term, level, .. } = written;
     match context.out.is_json() {
         true => context.out.json(&json!({
             "key": key, "revision": revision, "index": index, "term": term, "level": level,
@@ -152,7 +152,7 @@ fn print_written(key: &str, written: Written, context: &Context) -> Result<(), F
     }
 }
 
-fn print_found(key: &str, found: &Found, context: &Context) -> Result<(), Failure> {
+fn print_found(key: &str, found: &Entry, context: &Context) -> Result<(), Failure> {
     if !context.out.is_json() {
         return context.out.bytes(&found.value);
     }

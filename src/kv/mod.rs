@@ -7,7 +7,10 @@ mod command;
 mod error;
 mod machine;
 
-pub use client::{Found, Kv, SERVICE, Written};
+pub use client::{
+    Add, Clear, Fence, Get, Guard, Kv, List, Pages, SERVICE, Set, Stale, Txn, Watch, WatchFrom,
+    Written,
+};
 pub use command::{
     Command, Comparison, Condition, Entry, Event, EventQuery, Events, Failure, Field,
     InvalidCommand, InvalidResponse, KEY_BYTES_MAX, KeyRange, Lease, Limits, OPERATIONS_MAX,

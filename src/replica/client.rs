@@ -206,6 +206,23 @@ impl Client {
         self.query_as(Operation::Wait, query).await
     }
 
+    /// Asks one replica a question that waits for something to happen, and returns when it has
+    /// happened there or nearly all of the timeout has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a query changes nothing.
+    pub async fn wait_on(
+        &self,
+        replica: &NodeId,
+        query: Bytes,
+    ) -> Result<(NodeId, Applied), ClientError> {
+        let subject = Operation::Wait.subject(self.name);
+        let request = self.node.system_request(replica, &subject, query).timeout(self.timeout);
+        let answer = request.await.map_err(|error| ClientError::from(error).without_effect())?;
+        answered(replica.clone(), answer)
+    }
+
     /// What became of a command whose outcome was [unknown](ClientError::Unknown).
     ///
     /// Known as long as the session is open and this client has not forgotten the command, which it

@@ -54,6 +54,14 @@ impl KeyRange {
         !self.end.is_empty() && self.end <= self.start
     }
 
+    /// The part that begins with a key, or going backwards, ends with it.
+    pub(in crate::kv) fn from_key(&self, key: &Bytes, is_reverse: bool) -> Self {
+        match is_reverse {
+            true => Self { start: self.start.clone(), end: successor(key) },
+            false => Self { start: key.clone(), end: self.end.clone() },
+        }
+    }
+
     /// The part behind a key, or going backwards, before it.
     pub(in crate::kv) fn without(&self, key: &Bytes, is_reverse: bool) -> Self {
         match is_reverse {

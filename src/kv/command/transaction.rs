@@ -174,6 +174,31 @@ impl Field {
 }
 
 impl Condition {
+    /// The key has no value.
+    pub fn absent(key: impl Into<Bytes>) -> Self {
+        Self::Absent { key: key.into() }
+    }
+
+    /// The key has a value.
+    pub fn exists(key: impl Into<Bytes>) -> Self {
+        Self::Exists { key: key.into() }
+    }
+
+    /// The last change of the key was at this revision; 0 if it has no value.
+    pub fn revision(key: impl Into<Bytes>, revision: u64) -> Self {
+        Self::Number {
+            key: key.into(),
+            field: Field::Revision,
+            comparison: Comparison::Equal,
+            number: revision,
+        }
+    }
+
+    /// The key has this value.
+    pub fn value(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self::Value { key: key.into(), is_equal: true, value: value.into() }
+    }
+
     /// The key that it is about.
     pub fn key(&self) -> &Bytes {
         match self {
@@ -237,6 +262,26 @@ impl Condition {
 }
 
 impl Operation {
+    /// Adds to a counter.
+    pub fn add(key: impl Into<Bytes>, delta: i64) -> Self {
+        Self::Add { key: key.into(), delta }
+    }
+
+    /// Removes a key.
+    pub fn clear(key: impl Into<Bytes>) -> Self {
+        Self::Clear { key: key.into(), wants_previous: false }
+    }
+
+    /// Reads a key.
+    pub fn get(key: impl Into<Bytes>) -> Self {
+        Self::Get { key: key.into() }
+    }
+
+    /// Gives a key a value that stays.
+    pub fn set(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self::Set { key: key.into(), value: value.into(), lease: None, wants_previous: false }
+    }
+
     fn check(&self) -> Result<(), InvalidCommand> {
         match self {
             Self::Add { key, .. } | Self::Clear { key, .. } | Self::Get { key } => check_key(key),
