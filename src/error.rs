@@ -142,6 +142,10 @@ error_codes! {
     StaleSerial = 43, "STALE_SERIAL", Unknown, false;
     /// Too many results of the session are not acknowledged.
     SessionFull = 44, "SESSION_FULL", None, true;
+    /// Fewer replicas are in sync than the write asks for; it was not proposed.
+    InsufficientIsr = 45, "INSUFFICIENT_ISR", None, true;
+    /// The write is committed, but not on as many replicas in sync as it asks for.
+    NotOnAll = 46, "NOT_ON_ALL", Unknown, true;
 
     /// A condition of the write did not hold.
     CasFailed = 48, "CAS_FAILED", None, false;
@@ -172,6 +176,9 @@ error_codes! {
     NotVoter = 68, "NOT_VOTER", None, false;
     /// Without the member too few voters would answer.
     QuorumAtRisk = 69, "QUORUM_AT_RISK", None, true;
+
+    /// The replica waits for the other initial members; the cluster has not begun.
+    NotFormed = 80, "NOT_FORMED", None, true;
 }
 
 impl fmt::Display for ErrorCode {

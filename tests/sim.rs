@@ -112,6 +112,7 @@ fn runs_commit_read_crash_and_elect() {
     let report = World::run(1, Plan::voters(3)).unwrap();
     assert!(report.commits > 50, "{report:?}");
     assert!(report.reads > 20, "{report:?}");
+    assert!(report.accepted > 5, "{report:?}");
     assert!(report.crashes > 1, "{report:?}");
     assert!(report.terms > 1, "{report:?}");
     assert!(report.snapshots > 3, "{report:?}");

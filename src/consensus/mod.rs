@@ -479,6 +479,17 @@ impl<L: Log> Consensus<L> {
         Ok(entries.iter().map(entry_to_log).collect())
     }
 
+    /// The last index up to which the log is on this replica's own disk.
+    pub fn persisted_index(&self) -> u64 {
+        self.node.raft.raft_log.persisted
+    }
+
+    /// Whether the entry of this index and term is on this replica's own disk.
+    pub fn has_persisted(&self, index: u64, term: u64) -> bool {
+        let log = &self.node.raft.raft_log;
+        index <= log.persisted && log.match_term(index, term)
+    }
+
     /// The members as of what has been applied.
     pub fn membership(&self) -> &Membership {
         &self.membership

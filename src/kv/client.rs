@@ -10,7 +10,9 @@ use super::error::Error;
 use crate::id::NodeId;
 use crate::node::Node;
 use crate::replica::session::Inquiry;
-use crate::replica::{AckLevel, Applied, Client, ClientError, CommandId, Replica};
+use crate::replica::{
+    AckLevel, Acknowledged, Acks, Applied, Client, ClientError, CommandId, Replica,
+};
 
 mod lock;
 mod read;
@@ -57,15 +59,18 @@ type Task<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 pub struct Kv {
     client: Client,
     timeout: Duration,
+    acks: Acks,
 }
 
 /// A write that was acknowledged.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Written {
     /// The position of the last change of the store, this one if it changed anything. A read with
-    /// this revision or a higher one sees the write.
+    /// this revision or a higher one sees the write. 0 if the level is below that of the quorum:
+    /// nothing is known to have changed then.
     pub revision: u64,
-    /// The position of the command in the replicated log, where it was applied first.
+    /// The position of the command in the replicated log, where it was applied first; for the level
+    /// of the leader, where it stands in the leader's log; 0 for the level `none`.
     pub index: u64,
     /// The term of the leader that answered.
     pub term: u64,
@@ -87,17 +92,24 @@ impl Kv {
     }
 
     fn with(client: Client) -> Self {
-        Self { client, timeout: Duration::from_secs(5) }
+        Self { client, timeout: Duration::from_secs(5), acks: Acks::Quorum }
     }
 
     /// The longest that an operation may take, retries included [default: 5 s].
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { client: self.client.timeout(timeout), timeout }
+        Self { client: self.client.timeout(timeout), timeout, ..self }
     }
 
     /// Writes without a session: see [`Client::at_most_once`].
     pub fn at_most_once(self) -> Self {
         Self { client: self.client.at_most_once(), ..self }
+    }
+
+    /// When writes of this handle return [default: [`Acks::Quorum`]]. What they return says how
+    /// strongly they are held. Whatever depends on the state of the store, such as a condition or a
+    /// lease, is known to a quorum only, and waits for it in any case.
+    pub fn acks(self, acks: Acks) -> Self {
+        Self { acks, ..self }
     }
 
     /// The client of the service, with the session that the writes of this handle use.
@@ -106,7 +118,7 @@ impl Kv {
     }
 
     /// Gives `key` a value, under conditions if some are added. Returns once the write is on the
-    /// disks of a quorum and applied.
+    /// disks of a quorum and applied, unless [`acks`](Self::acks) says otherwise.
     ///
     /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. A node whose payload
     /// limit is lower takes less.
@@ -276,14 +288,28 @@ impl Kv {
     /// Has a command applied, and returns what the store said.
     async fn command(&self, command: &Command) -> Result<(NodeId, Applied, Response), Error> {
         let bytes = command.encode()?;
-        let (node, applied) = self.client.command(bytes).await?;
+        let acks = match self.acks {
+            Acks::None | Acks::Leader => Acks::Quorum,
+            acks @ (Acks::Quorum | Acks::All { .. }) => acks,
+        };
+        let (node, acknowledged) = self.client.command_with(bytes, acks).await?;
+        let Acknowledged::Applied(applied) = acknowledged else { return Err(odd(node)) };
         let Ok(response) = Response::decode(&applied.response) else { return Err(odd(node)) };
         Ok((node, applied, response.accepted()?))
     }
 
+    /// Has a command applied that says nothing but that it is done.
     async fn write(&self, command: &Command) -> Result<Written, Error> {
-        let (node, applied, response) = self.command(command).await?;
-        let Response::Done { revision } = response else { return Err(odd(node)) };
+        let (node, acknowledged) = self.client.command_with(command.encode()?, self.acks).await?;
+        let level = acknowledged.level();
+        let unseen = |index, term| Written { revision: 0, index, term, level, previous: None };
+        let applied = match acknowledged {
+            Acknowledged::Applied(applied) => applied,
+            Acknowledged::Accepted { index, term, .. } => return Ok(unseen(index, term)),
+            Acknowledged::Sent => return Ok(unseen(0, 0)),
+        };
+        let Ok(response) = Response::decode(&applied.response) else { return Err(odd(node)) };
+        let Response::Done { revision } = response.accepted()? else { return Err(odd(node)) };
         Ok(Written::of(revision, &applied))
     }
 
@@ -303,8 +329,8 @@ impl Kv {
 
 impl Written {
     fn of(revision: u64, applied: &Applied) -> Self {
-        let Applied { index, term, .. } = *applied;
-        Self { revision, index, term, level: AckLevel::Quorum, previous: None }
+        let Applied { index, term, level, .. } = *applied;
+        Self { revision, index, term, level, previous: None }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::core::{Applied, Core, Event, MemberChange, Reply};
+use super::ack::AckLevel;
+use super::core::{Applied, Core, Event, InSync, MemberChange, Reply};
 use super::error::ReplicaError;
 use super::formation;
 use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
@@ -14,6 +16,7 @@ use super::machine::Machine;
 use super::service::{self, Verb};
 use super::setup::{Options, Setup};
 use super::snapshot::JobDone;
+use super::status::Status;
 use super::store::{Store, settle};
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
@@ -177,6 +180,9 @@ impl<M: Machine> Driver<M> {
         for event in self.core.take_events() {
             self.announce(event);
         }
+        if let Some(in_sync) = self.core.take_in_sync() {
+            self.announce_in_sync(in_sync);
+        }
         for answer in done {
             // Nobody waits any more: the answer is dropped with its channel.
             drop(answer.ticket.send(answer.result));
@@ -230,16 +236,16 @@ impl<M: Machine> Driver<M> {
                         Err(error) => drop(reply.send(Err(error))),
                     }
                 }
-                Input::Propose { command, deadline, reply } => {
-                    self.core.propose(command, deadline, reply);
+                Input::Propose { command, acks, deadline, reply } => {
+                    self.core.propose_with(command, acks, deadline, reply);
                 }
                 Input::Read { query, deadline, reply } => self.core.read(query, deadline, reply),
                 Input::ReadStale { query, reply } => {
                     let (index, response) = self.core.read_stale(&query);
-                    let term = self.core.consensus().term();
-                    drop(reply.send(Ok(Applied { index, term, response })));
+                    let (term, level) = (self.core.consensus().term(), AckLevel::Quorum);
+                    drop(reply.send(Ok(Applied { index, term, level, response })));
                 }
-                Input::Status { reply } => drop(reply.send(Box::new(self.core.status()))),
+                Input::Status { reply } => drop(reply.send(Box::new(self.status()))),
                 Input::Wait { query, deadline, reply } => self.core.wait(query, deadline, reply),
             }
         }
@@ -313,6 +319,23 @@ impl<M: Machine> Driver<M> {
                 self.names.insert(raft_id, node);
             }
         }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.core.status();
+        status.acks.unanswered_dropped = self.shared.unanswered_dropped.load(Ordering::Relaxed);
+        status
+    }
+
+    fn announce_in_sync(&self, in_sync: InSync) {
+        let (members, lagging) = (&in_sync.members, &in_sync.lagging);
+        match in_sync.is_under_replicated() {
+            true => tracing::warn!(?members, ?lagging, "under-replicated"),
+            // Another replica leads.
+            false if members.is_empty() => {}
+            false => tracing::info!(?members, "all voters are in sync"),
+        }
+        self.shared.in_sync.send_replace(in_sync);
     }
 
     fn announce(&self, event: Event) {

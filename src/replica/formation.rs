@@ -145,7 +145,8 @@ pub(super) fn raft_id_label(name: &str) -> String {
     format!("_{name}.raft")
 }
 
-fn cluster_label(name: &str) -> String {
+/// The label in which a replica announces which cluster its directory belongs to.
+pub(super) fn cluster_label(name: &str) -> String {
     format!("_{name}.cluster")
 }
 

@@ -170,6 +170,20 @@ impl SnapshotFiles {
         Ok(found)
     }
 
+    /// Reads a file that claims to be a snapshot from front to back, and says what it is. Its name
+    /// has to agree with what is in it.
+    pub(super) fn verify(&self, path: &Path) -> Result<Snapshot, SnapshotError> {
+        let (snapshot, _) = self.check(path)?;
+        match point_of(path) {
+            Some(point) if point == snapshot.point => Ok(snapshot),
+            Some(_) | None => {
+                let Point { index, term } = snapshot.point;
+                let reason = format!("it was renamed: it is of entry {index} of term {term}");
+                Err(SnapshotError::corrupt(path, 0, reason))
+            }
+        }
+    }
+
     /// Makes room for a snapshot that will be received.
     pub(super) fn begin_incoming(&self) -> Result<(), SnapshotError> {
         let path = self.path(INCOMING);

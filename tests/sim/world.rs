@@ -11,7 +11,8 @@ use zmesh::consensus::{Log, Role};
 use zmesh::kv::{Command, Query};
 use zmesh::replica::session::Submission;
 use zmesh::replica::{
-    Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store, do_file_work, image_bytes,
+    AckLevel, Acks, Applied, Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store,
+    do_file_work, image_bytes,
 };
 use zmesh::wal::{self, Disk, Keep, MemoryDisk};
 use zmesh::{Incarnation, Time};
@@ -96,6 +97,8 @@ pub(crate) struct Report {
     pub(crate) trace: u64,
     pub(crate) commits: u64,
     pub(crate) acks: u64,
+    /// Writes that were answered below the level of the quorum.
+    pub(crate) accepted: u64,
     pub(crate) reads: u64,
     pub(crate) crashes: u64,
     pub(crate) terms: u64,
@@ -114,6 +117,17 @@ pub(crate) struct Report {
 const FAULTS: Duration = Duration::from_secs(6);
 const HEALING: Duration = Duration::from_secs(6);
 const KEYS: u64 = 4;
+/// What a client may ask for; mostly what it gets unasked.
+const LEVELS: [Acks; 8] = [
+    Acks::None,
+    Acks::Leader,
+    Acks::Quorum,
+    Acks::Quorum,
+    Acks::Quorum,
+    Acks::Quorum,
+    Acks::All { min_insync: 1 },
+    Acks::All { min_insync: 3 },
+];
 const DIR: &str = "/replica";
 
 pub(crate) struct World {
@@ -192,6 +206,7 @@ impl World {
             trace: world.trace,
             commits: world.history.commits(),
             acks: world.history.acks,
+            accepted: world.history.accepted,
             reads: world.history.reads,
             crashes: world.crashes,
             terms: world.history.terms(),
@@ -421,6 +436,9 @@ impl World {
         self.look_at_log(running)?;
         for done in running.core.take_done() {
             self.note(&[done.ticket, u64::from(done.result.is_ok())]);
+            if let Ok(applied) = &done.result {
+                self.check_level(running, applied)?;
+            }
             match self.sessions.has(done.ticket) {
                 true => self.sessions.answered(done.ticket, &done.result)?,
                 false => self.history.answered(done.ticket, &done.result)?,
@@ -428,6 +446,32 @@ impl World {
         }
         let twice = running.core.machine().inner().twice();
         check(twice.is_none(), || format!("{twice:?} was applied twice"))
+    }
+
+    /// An answer claims no more copies than there are. Machines without power are not looked at.
+    fn check_level(&self, running: &Running, applied: &Applied) -> Checked {
+        let Applied { index, term, level, .. } = *applied;
+        let has = |running: &Running| {
+            let log = running.store.log();
+            // What the log has forgotten is in a snapshot.
+            log.term(index) == Some(term) || index < log.first_index()
+        };
+        match level {
+            AckLevel::Leader => check(has(running), || format!("the leader lacks {index}")),
+            AckLevel::All => {
+                let in_sync = running.core.status().acks.in_sync.members;
+                let others =
+                    self.nodes.iter().enumerate().filter(|(at, node)| {
+                        in_sync.contains(&member(*at, node.raft_id, true).node)
+                    });
+                let mut others = others.filter_map(|(_, node)| node.running.as_ref());
+                check(has(running) && others.all(has), || format!("not all have {index}"))
+            }
+            AckLevel::None | AckLevel::Quorum => Ok(()),
+            unsynced @ (AckLevel::LeaderUnsynced
+            | AckLevel::QuorumUnsynced
+            | AckLevel::AllUnsynced) => Err(format!("{unsynced} from a replica that syncs")),
+        }
     }
 
     /// Whether the power fails at this very point.
@@ -502,14 +546,16 @@ impl World {
         if write {
             let command = set(&key, ticket);
             self.history.writes(ticket, node, key, command.clone());
-            running.core.propose(once(command), deadline, ticket);
+            let acks = LEVELS[self.rng.usize(..LEVELS.len())];
+            running.core.propose_with(once(command), acks, deadline, ticket);
         } else {
             self.history.asks(ticket, node, key.clone());
             let query = Query::Get { key }.encode().expect("within the limits");
             let leads = running.core.consensus().role() == Role::Leader;
             if mutant == Some(Mutant::ReadWithoutQuorum) && leads {
                 let (index, response) = running.core.read_stale(&query);
-                let reply = Ok(zmesh::replica::Applied { index, term: 0, response });
+                let level = AckLevel::Quorum;
+                let reply = Ok(Applied { index, term: 0, level, response });
                 return self.history.answered(ticket, &reply);
             }
             running.core.read(query, deadline, ticket);

@@ -194,7 +194,7 @@ impl Pages {
         let page = read(&self.kv, selection.clone()).await?;
         self.selection = page.next.as_ref().map(|next| Selection {
             revision: page.revision,
-            range: selection.range.from_key(next, selection.is_reverse),
+            range: selection.range.starting_at(next, selection.is_reverse),
             ..selection.clone()
         });
         Ok(Some(page))

@@ -55,7 +55,7 @@ impl KeyRange {
     }
 
     /// The part that begins with a key, or going backwards, ends with it.
-    pub(in crate::kv) fn from_key(&self, key: &Bytes, is_reverse: bool) -> Self {
+    pub(in crate::kv) fn starting_at(&self, key: &Bytes, is_reverse: bool) -> Self {
         match is_reverse {
             true => Self { start: self.start.clone(), end: successor(key) },
             false => Self { start: key.clone(), end: self.end.clone() },

@@ -58,6 +58,8 @@ mod changes;
 mod floors;
 #[path = "../../../tests/replica/journal.rs"]
 mod journal;
+#[path = "tests/levels.rs"]
+mod levels;
 #[path = "tests/past.rs"]
 mod past;
 
