@@ -154,7 +154,7 @@ error_codes! {
     /// The revision that was asked for is forgotten.
     Compacted = 50, "COMPACTED", None, false;
     /// The store would become larger than it may; clearing keys still works.
-    QuotaExceeded = 51, "QUOTA_EXCEEDED", None, true;
+    QuotaExceeded = 51, "QUOTA_EXCEEDED", None, false;
     /// There is no such lease: it has expired, or was revoked.
     LeaseNotFound = 52, "LEASE_NOT_FOUND", None, false;
     /// The lock was lost before it was released.

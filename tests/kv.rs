@@ -255,7 +255,7 @@ async fn full_store_says_so_and_can_be_emptied() {
     store.set("a", vec![0; 10_000]).await.unwrap();
     store.limits(Limits { bytes_max: 15_000, ..Limits::default() }).await.unwrap();
     let full = store.set("b", vec![0; 10_000]).await.unwrap_err();
-    assert_eq!((full.code(), full.is_retryable()), (ErrorCode::QuotaExceeded, true));
+    assert_eq!((full.code(), full.is_retryable()), (ErrorCode::QuotaExceeded, false));
     assert!(store.get("b").await.unwrap().is_none());
     let cleared = store.clear("a").with_previous().await.unwrap();
     assert_eq!(cleared.previous.unwrap().value.len(), 10_000);

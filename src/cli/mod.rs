@@ -25,6 +25,7 @@ mod demo;
 mod failure;
 mod kv;
 mod local;
+mod lock;
 mod logging;
 mod member;
 mod output;
@@ -121,9 +122,11 @@ enum Command {
     /// Start, look at, stop and hurt a cluster on this machine that stays.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Set, get and clear keys of the replicated store.
+    /// Set, get, list and watch keys of the replicated store.
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Run a command while holding a lock, and end it if the lock is lost.
+    Lock(lock::Args),
     /// List, add, promote, remove and replace the members of the replicated services.
     #[command(subcommand)]
     Member(member::Command),
@@ -207,7 +210,7 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             failure.report(json, color);
-            failure.exit().into()
+            failure.exit_code()
         }
     }
 }
@@ -235,6 +238,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Config(_)
         | Command::Demo(_)
         | Command::Kv(_)
+        | Command::Lock(_)
         | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
@@ -249,6 +253,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
+        Command::Lock(args) => wait(lock::run(args, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),
