@@ -205,14 +205,19 @@ impl<L: Log> Consensus<L> {
     ///
     /// Time in which nothing ran is not held against the others, who may well have written: at
     /// most half an election timeout passes at once.
+    ///
+    /// The clock steps at whole intervals after the time at which this replica was set up, and a
+    /// leader has its heartbeats at whole heartbeat intervals of its time: replicas of one process
+    /// that share a clock and began at a whole interval have them at the same moments.
     pub fn tick(&mut self, now: Time) -> bool {
         let interval = self.options.tick_interval;
         let elapsed = now.saturating_since(self.ticked);
         let due = u32::try_from(elapsed.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
         let limit = u32::try_from(self.options.election_ticks_min() / 2).unwrap_or(u32::MAX).max(1);
-        self.ticked = if due > limit { now } else { self.ticked + interval * due };
-        for _ in 0..due.min(limit) {
-            self.tick_once();
+        self.ticked = self.ticked + interval * due;
+        let last = self.ticked.since_start().as_nanos() / interval.as_nanos();
+        for left in (0..due.min(limit)).rev() {
+            self.tick_once(last - u128::from(left));
         }
         self.go_on_sending();
         elapsed > self.options.election_timeout_min / 2
@@ -515,12 +520,21 @@ impl<L: Log> Consensus<L> {
         progress::followers(self.raft_id, self.node.raft.prs(), self.last_index(), active)
     }
 
-    fn tick_once(&mut self) {
+    /// One step of the clock; `number` counts them from the start of time.
+    fn tick_once(&mut self, number: u128) {
         self.ticks += 1;
         let log = &self.node.raft.raft_log;
         if self.role() != Role::Leader && log.persisted < log.last_index() {
             // A replica whose own disk is behind must not win: the crate counts on that.
             return;
+        }
+        // The crate counts from the election. Steps that are missing to the common beat come at
+        // once, so that the first heartbeat is early and no later one is.
+        let heartbeat_ticks = self.options.heartbeat_ticks();
+        let beat = (number - 1) % heartbeat_ticks.max(1) as u128;
+        while self.role() == Role::Leader && (self.node.raft.heartbeat_elapsed() as u128) < beat {
+            self.node.tick();
+            self.after_call();
         }
         self.node.tick();
         self.after_call();

@@ -199,6 +199,45 @@ impl Group {
     }
 }
 
+/// Groups whose leaders were elected at different times have their heartbeats at the same moments,
+/// also after a pause, so that their messages to another node can travel together.
+#[test]
+fn heartbeats_of_all_groups_fall_on_the_same_moments() {
+    let interval = Options::default().heartbeat_interval;
+    for delay in 0..4 {
+        let mut group = Group::new(3, 3);
+        let ms = Duration::from_millis;
+        // What time it is when the cluster begins makes the leader's election odd or even.
+        for _ in 0..delay {
+            group.now = group.now + ms(50);
+            for replica in &mut group.replicas {
+                replica.consensus.tick(group.now);
+            }
+        }
+        let leader = group.elect();
+        group.pass(interval);
+        let beats = |group: &mut Group| {
+            let mut beats = Vec::new();
+            for _ in 0..20 {
+                group.now = group.now + ms(10);
+                let now = group.now;
+                let beating = group.at(leader);
+                beating.consensus.tick(now);
+                beating.drain();
+                if !beating.consensus.take_frames().is_empty() {
+                    beats.push(now.since_start().as_millis() % interval.as_millis());
+                }
+            }
+            beats
+        };
+        assert_eq!(beats(&mut group), [0, 0], "after {delay} steps");
+        group.now = group.now + ms(330);
+        group.pass(ms(200));
+        assert_eq!(group.leader(), leader);
+        assert_eq!(beats(&mut group), [0, 0], "after a pause");
+    }
+}
+
 /// The crate would leave a removed leader in office, where it drops proposals, and panics when it
 /// looks for its own progress.
 #[test]

@@ -434,6 +434,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             role: self.consensus.role(),
             term: self.consensus.term(),
             leader: self.leader(),
+            first_index: self.consensus.first_index(),
             last_index: self.consensus.last_index(),
             commit: self.consensus.commit(),
             applied: self.applied,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -22,6 +23,7 @@ use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
 use crate::node::Node;
+use crate::timer::Time;
 
 /// Bytes of a message of the consensus besides the command it carries, with room to spare.
 const FRAME_BYTES: usize = 8 * 1024;
@@ -37,6 +39,7 @@ pub(super) async fn run<M: Machine>(
 ) -> Result<(), Stopped> {
     store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
+    let tick_interval = options.consensus.tick_interval;
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
@@ -49,7 +52,9 @@ pub(super) async fn run<M: Machine>(
         options,
         // Every incarnation is random, and so is its election timeout.
         rng: fastrand::Rng::with_seed(node.incarnation().0),
-        now: shared.clock.now(),
+        // All replicas of a node step at the same moments, so that what they have to say to another
+        // node leaves together.
+        now: step_before(shared.clock.now(), tick_interval),
     };
     let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     let subject = service::frames_subject(name);
@@ -83,6 +88,13 @@ fn fit(options: &mut Options, payload_bytes_max: usize) {
     options.command_bytes_max = options.command_bytes_max.min(bytes);
     let message_bytes_max = &mut options.consensus.message_bytes_max;
     *message_bytes_max = (*message_bytes_max).min(u64::try_from(bytes).unwrap_or(u64::MAX));
+}
+
+/// The last whole interval before `now`.
+fn step_before(now: Time, interval: Duration) -> Time {
+    let into_step = now.since_start().as_nanos() % interval.as_nanos().max(1);
+    let into_step = Duration::from_nanos(u64::try_from(into_step).unwrap_or(u64::MAX));
+    Time::from_start(now.since_start().saturating_sub(into_step))
 }
 
 /// What is to be done when the consensus does not start.

@@ -387,7 +387,7 @@ impl Replica {
     {
         let others = settings.members.iter().filter(|_| !settings.join);
         let others = others.filter(|member| *member != node.id());
-        let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
+        let shared = Arc::new(Shared::new(node.clock(), others.cloned().collect()));
         service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
         tokio::spawn(async move {

@@ -90,6 +90,7 @@ impl Snapshots {
         Status {
             index: self.newest.as_ref().map(|newest| newest.point.index),
             bytes: self.newest.as_ref().map_or(0, |newest| newest.bytes),
+            kept: self.shelf.points().count(),
             writing: self.writing.is_some(),
             taken: self.taken,
             installed: self.installed,
