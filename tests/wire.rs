@@ -19,6 +19,9 @@ use zmesh::replica::CommandId;
 use zmesh::replica::session::{Inquiry, Outcome, SessionError, Submission};
 use zmesh::{Effect, ErrorCode, Incarnation, NODE_ID_BYTES_MAX, NodeId, RequestId};
 
+#[path = "wire/store.rs"]
+mod store;
+
 const DOCUMENT: &str = include_str!("../docs/WIRE.md");
 const ALPHA: Incarnation = Incarnation(0x1111_1111_1111_1111);
 const BETA: Incarnation = Incarnation(0x2222_2222_2222_2222);
