@@ -142,6 +142,10 @@ error_codes! {
     StaleSerial = 43, "STALE_SERIAL", Unknown, false;
     /// Too many results of the session are not acknowledged.
     SessionFull = 44, "SESSION_FULL", None, true;
+    /// Fewer replicas are in sync than the write asks for; it was not proposed.
+    InsufficientIsr = 45, "INSUFFICIENT_ISR", None, true;
+    /// The write is committed, but not on as many replicas in sync as it asks for.
+    NotOnAll = 46, "NOT_ON_ALL", Unknown, true;
 
     /// The log has no such topic.
     TopicUnknown = 56, "TOPIC_UNKNOWN", None, false;
@@ -185,6 +189,9 @@ error_codes! {
     StaleDelivery = 76, "STALE_DELIVERY", None, false;
     /// Too many records of the group are pending.
     GroupFull = 77, "GROUP_FULL", None, true;
+
+    /// The replica waits for the other initial members; the cluster has not begun.
+    NotFormed = 80, "NOT_FORMED", None, true;
 }
 
 impl fmt::Display for ErrorCode {

@@ -69,6 +69,10 @@
 //!   was sent.
 //! - An error says whether the operation may have had an effect: [`Effect`].
 
+// Machines that tests of this crate share with those beside it are written for its users.
+#[cfg(test)]
+extern crate self as zmesh;
+
 pub mod client;
 pub mod config;
 pub mod consensus;

@@ -35,6 +35,7 @@ const SHELLS: &[&str] = &[
     "src/node/driver.rs",
     "src/node/handler.rs",
     "src/node/mod.rs",
+    "src/replica/admin.rs",
     "src/replica/client",
     "src/replica/driver.rs",
     "src/replica/formation.rs",

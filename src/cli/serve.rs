@@ -147,6 +147,12 @@ fn not_started(error: &StartError) -> Failure {
 fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
     let mut settings = ReplicaSettings::new(&replica.data_dir, replica.members.clone());
     settings.wal = wal::Options { segment_bytes: replica.segment_bytes, ..settings.wal };
+    settings.join = replica.join;
+    settings.options.snapshot_entries = replica.snapshot_entries;
+    settings.options.snapshot_bytes = replica.snapshot_bytes;
+    settings.options.snapshot_part_bytes = replica.snapshot_part_bytes;
+    settings.options.promote_lag_max = replica.promote_lag_max;
+    settings.options.in_sync_lag_max = replica.in_sync_lag_max;
     let defaults = consensus::Options::default();
     settings.options.consensus = consensus::Options {
         // Two steps in a heartbeat keep both intervals close to what was asked for.

@@ -17,9 +17,7 @@ use bytes::Bytes;
 
 use super::answer::{Answer, TopicView};
 use super::command::{Append, Command, Expected};
-use super::groups::{
-    AlarmChange, GroupAlarm, GroupCommand, GroupQuery, GroupResponse, Refusal as GroupRefusal,
-};
+use super::groups::{AlarmChange, GroupAlarm, GroupCommand, GroupQuery, GroupResponse};
 use super::options::TopicOptions;
 use super::query::{Query, Read};
 use super::record;
@@ -245,11 +243,7 @@ impl LogMachine {
     }
 
     fn has_group(&self, name: &Bytes, command: &GroupCommand) -> bool {
-        let query = GroupQuery::Status { group: command.group().to_owned() };
-        self.topics.get(name).is_some_and(|topic| {
-            let status = topic.groups.query(topic.bounds(), &query);
-            status != GroupResponse::Refused(GroupRefusal::NoGroup)
-        })
+        self.topics.get(name).is_some_and(|topic| topic.groups.contains(command.group()))
     }
 
     fn set_cursor(
@@ -416,12 +410,13 @@ impl LogMachine {
         if read.id == 0 || read.id == topic.id { Ok(topic) } else { Err(Refusal::TopicUnknown) }
     }
 
-    /// Whether what a question about groups waits for has not happened.
+    /// Whether what a question about groups waits for has not happened. A replica that lags may see
+    /// the topic later.
     fn is_early(&self, topic: &Bytes, query: &Bytes) -> bool {
-        let (Some(topic), Ok(query)) = (self.topics.get(topic), GroupQuery::decode(query)) else {
-            return false;
-        };
-        topic.groups.poll_query(topic.bounds(), &query).is_none()
+        let Ok(query) = GroupQuery::decode(query) else { return false };
+        self.topics.get(topic).map_or(matches!(query, GroupQuery::Ready { .. }), |topic| {
+            topic.groups.poll_query(topic.bounds(), &query).is_none()
+        })
     }
 
     /// Whether a reader has to wait: there is nothing for it yet, and there may be.

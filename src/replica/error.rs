@@ -24,6 +24,14 @@ pub enum ReplicaError {
         /// The limit.
         bytes_max: usize,
     },
+    /// Fewer replicas are in sync than the write asks for. It was not proposed.
+    #[error("{in_sync} replicas are in sync, and the write asks for {min_insync}")]
+    InsufficientIsr {
+        /// Replicas in sync, the leader among them.
+        in_sync: usize,
+        /// How many it asks for.
+        min_insync: u8,
+    },
     /// A read, write or sync of the disk failed and the replica has stopped for good. What was
     /// waiting may have taken effect.
     #[error("replica has stopped: {reason}")]
@@ -62,6 +70,13 @@ pub enum ReplicaError {
     /// not proposed; a read was not answered.
     #[error("no quorum")]
     NoQuorum,
+    /// The cluster has not begun: the replica waits for other initial members, or to be told of a
+    /// cluster that it joins. Nothing was proposed.
+    #[error("the cluster has not begun{}", waiting_for(missing))]
+    NotFormed {
+        /// Members that have not been seen.
+        missing: Vec<NodeId>,
+    },
     /// The disk has no room for more entries. Nothing was proposed; reads go on.
     #[error("no space left for the log")]
     NoSpace,
@@ -71,6 +86,16 @@ pub enum ReplicaError {
     NotLeader {
         /// Who leads, if known.
         leader: Option<NodeId>,
+    },
+    /// The write is committed, and so on the disks of a quorum, but it is not known to be on as many
+    /// as it asked for: one that was in sync did not take it in time, fewer than it asked for are in
+    /// sync, or another replica leads.
+    #[error("committed at index {index}, but not on all replicas in sync")]
+    NotOnAll {
+        /// Where it is in the log.
+        index: u64,
+        /// The term of the leader that proposed it.
+        term: u64,
     },
     /// A learner cannot lead. Nothing was changed.
     #[error("{node} does not vote")]
@@ -107,6 +132,7 @@ impl ReplicaError {
             Self::ChangePending => ErrorCode::ChangePending,
             Self::CommandEmpty => ErrorCode::InvalidPayload,
             Self::CommandTooLarge { .. } => ErrorCode::PayloadTooLarge,
+            Self::InsufficientIsr { .. } => ErrorCode::InsufficientIsr,
             Self::Io { .. } => ErrorCode::IoError,
             Self::MemberExists { .. } => ErrorCode::MemberExists,
             Self::MemberLags { .. } => ErrorCode::MemberLags,
@@ -114,7 +140,9 @@ impl ReplicaError {
             Self::MemberUnknown { .. } => ErrorCode::MemberUnknown,
             Self::NoQuorum => ErrorCode::NoQuorum,
             Self::NoSpace => ErrorCode::NoSpace,
+            Self::NotFormed { .. } => ErrorCode::NotFormed,
             Self::NotLeader { .. } => ErrorCode::NotLeader,
+            Self::NotOnAll { .. } => ErrorCode::NotOnAll,
             Self::NotVoter { .. } => ErrorCode::NotVoter,
             Self::QuorumAtRisk { .. } => ErrorCode::QuorumAtRisk,
             Self::ProposalsFull => ErrorCode::ProposalsFull,
@@ -131,6 +159,16 @@ impl ReplicaError {
     /// Whether the same operation may succeed later.
     pub const fn is_retryable(&self) -> bool {
         self.code().is_retryable()
+    }
+}
+
+fn waiting_for(missing: &[NodeId]) -> String {
+    match missing {
+        [] => String::new(),
+        missing => {
+            let names: Vec<_> = missing.iter().map(NodeId::as_str).collect();
+            format!(": it waits for {}", names.join(", "))
+        }
     }
 }
 

@@ -67,7 +67,7 @@ impl FormationError {
                 SnapshotError::Foreign { .. } | SnapshotError::NewerFormat { .. },
             )) => StopCause::Configuration,
             Self::Store(StoreError::Snapshot(_)) => StopCause::Failed,
-            Self::Store(StoreError::Restore(_)) => StopCause::Corrupt,
+            Self::Store(StoreError::Copy { .. } | StoreError::Restore(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
             Self::Store(StoreError::Wal(_)) => StopCause::Failed,
@@ -145,7 +145,8 @@ pub(super) fn raft_id_label(name: &str) -> String {
     format!("_{name}.raft")
 }
 
-fn cluster_label(name: &str) -> String {
+/// The label in which a replica announces which cluster its directory belongs to.
+pub(super) fn cluster_label(name: &str) -> String {
     format!("_{name}.cluster")
 }
 

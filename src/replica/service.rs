@@ -8,23 +8,28 @@
 //! |---|---|
 //! | `_NAME.command` | a command, passed on to the leader |
 //! | `_NAME.command.direct` | a command, for the leader only: others answer `NOT_LEADER` |
+//! | the same as ticks | a command whose client waits for nothing |
 //! | `_NAME.query`, `_NAME.query.direct` | a query, likewise |
 //! | `_NAME.inquire`, `_NAME.inquire.direct` | what became of a command, likewise |
 //! | `_NAME.query.stale` | a query, answered here and now |
 //! | `_NAME.member.VERB`, `_NAME.member.VERB.direct` | a change of the members, likewise |
 //! | `_NAME.member.bootstrap` | the first members, for a directory that begins |
+//! | `_NAME.member.list` | the members, as this replica knows them |
 //! | `_NAME.query.wait` | a query, answered here when what it waits for has happened |
 //! | `_NAME.raft` | a tick with a frame of the consensus |
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::ack::{AckLevel, Acks};
+use super::admin::Roster;
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::formation::raft_id_label;
-use super::handle::{Input, Leadership, Shared};
+use super::handle::{Input, Leadership, Progress, Shared};
 use super::machine::CommandId;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
@@ -39,15 +44,6 @@ const RETURN_SHARE: u32 = 10;
 const RETURN_MAX: Duration = Duration::from_millis(100);
 /// Wait before an operation is tried again when nothing tells that it would go better.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
-
-/// How strongly an acknowledged write is held. The numbers are on the wire.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum AckLevel {
-    /// On the disks of a quorum.
-    Quorum = 2,
-}
 
 pub(super) fn frames_subject(name: &str) -> String {
     format!("_{name}.raft")
@@ -128,6 +124,11 @@ pub(super) fn bootstrap_subject(name: &str) -> String {
     format!("_{name}.member.bootstrap")
 }
 
+/// The subject under which a replica tells who the members are.
+pub(super) fn list_subject(name: &str) -> String {
+    format!("_{name}.member.list")
+}
+
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
 ///
 /// # Errors
@@ -148,6 +149,14 @@ pub(super) fn register(
     on(&Operation::Wait.subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
     let weak = replica.clone();
     on(&bootstrap_subject(name)).request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
+    let (weak, id) = (replica.clone(), node.id().clone());
+    on(&list_subject(name)).request_raw(move |_| tell_members(name, id.clone(), weak.upgrade()))?;
+    for direct in [false, true] {
+        let subject = Operation::Command.subject(name) + if direct { ".direct" } else { "" };
+        let (node, weak) = (node.downgrade(), replica.clone());
+        let service = Service { name, operation: Operation::Command, node, replica: weak };
+        on(&subject).tick_raw(move |call| service.clone().take_unanswered(call, direct))?;
+    }
     let members = Verb::ALL.map(Operation::Member);
     let others = [Operation::Command, Operation::Inquire, Operation::Query];
     for operation in others.into_iter().chain(members) {
@@ -174,6 +183,23 @@ async fn take_frame(shared: Option<Arc<Shared>>, call: Call) -> Result<Bytes, Ha
 async fn tell_bootstrap(shared: Option<Arc<Shared>>) -> Result<Bytes, HandlerError> {
     let bootstrap = shared.and_then(|shared| shared.bootstrap.get().cloned());
     bootstrap.ok_or_else(|| HandlerError::new(ErrorCode::NoReplica, "the cluster has not begun"))
+}
+
+async fn tell_members(
+    name: &str,
+    node: NodeId,
+    shared: Option<Arc<Shared>>,
+) -> Result<Bytes, HandlerError> {
+    let shared = shared.ok_or_else(gone)?;
+    match shared.status().await {
+        Progress::Running(status) => {
+            let roster = Roster::new(name, node, &status);
+            let json = serde_json::to_vec(&roster);
+            json.map(Bytes::from).map_err(|error| HandlerError::failed(error.to_string()))
+        }
+        Progress::Forming { missing } => Err(refusal(&ReplicaError::NotFormed { missing }, None)),
+        Progress::Stopped(_) => Err(gone()),
+    }
 }
 
 async fn query_stale(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerError> {
@@ -223,6 +249,40 @@ impl Service {
             false => passing.anywhere(call.payload, deadline).await,
         }
     }
+
+    /// Takes a command whose client waits for nothing. What gets no further than here is counted.
+    async fn take_unanswered(self, call: Call, direct: bool) -> Result<Bytes, HandlerError> {
+        let (Some(shared), Some(node)) = (self.replica.upgrade(), self.node.upgrade()) else {
+            return Ok(Bytes::new());
+        };
+        let passing = Passing { name: self.name, operation: self.operation, node, shared };
+        let shared = Arc::clone(&passing.shared);
+        let held = shared.hold(call.payload.len());
+        let taken = match held {
+            Some(_) => passing.onwards(call.payload, direct).await,
+            None => Err(ReplicaError::ProposalsFull),
+        };
+        if let Err(error) = taken {
+            tracing::debug!(%error, "dropped a command that nobody waits for");
+            shared.unanswered_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Bytes::new())
+    }
+}
+
+/// Hands a command to the replica of this very node and waits for nothing but that.
+///
+/// # Errors
+///
+/// [`ReplicaError`]: it goes nowhere from here.
+pub(super) async fn send(
+    node: &Node,
+    name: &'static str,
+    shared: &Arc<Shared>,
+    bytes: Bytes,
+) -> Result<(), ReplicaError> {
+    let (node, shared) = (node.clone(), Arc::clone(shared));
+    Passing { name, operation: Operation::Command, node, shared }.onwards(bytes, false).await
 }
 
 /// Does an operation through the replica of this very node: here, or at the leader.
@@ -256,14 +316,40 @@ impl Passing {
                 CommandId::default()
             }
         };
+        let (acks, bytes) = match operation {
+            Operation::Command => Acks::split(bytes).ok_or(ReplicaError::CommandEmpty)?,
+            Operation::Inquire | Operation::Member(_) | Operation::Query | Operation::Wait => {
+                (Acks::Quorum, bytes)
+            }
+        };
         let input = |reply| match operation {
-            Operation::Command => Input::Propose { command: bytes, deadline, reply },
+            Operation::Command => Input::Propose { command: bytes, acks, deadline, reply },
             Operation::Inquire => Input::Inquire { id, deadline, reply },
             Operation::Member(verb) => Input::Member { verb, name: bytes, deadline, reply },
             Operation::Query => Input::Read { query: bytes, deadline, reply },
             Operation::Wait => Input::Wait { query: bytes, deadline, reply },
         };
         self.shared.operate(input).await
+    }
+
+    /// Takes a command here, or sends it to the leader, and tells nobody what became of it.
+    async fn onwards(&self, bytes: Bytes, direct: bool) -> Result<(), ReplicaError> {
+        let leader = self.shared.leadership.borrow().leader.clone();
+        match leader {
+            Some(leader) if leader != *self.node.id() && !direct => {
+                let subject = self.operation.subject(self.name) + ".direct";
+                let sent = self.node.system_tick(&leader, &subject, bytes);
+                sent.map_err(|_| ReplicaError::NotLeader { leader: Some(leader) })
+            }
+            Some(_) | None => {
+                // Whatever it asks for, there is nobody to be told more than this.
+                let (_, command) = Acks::split(bytes).ok_or(ReplicaError::CommandEmpty)?;
+                let deadline = self.shared.clock.now() + self.shared.request_timeout;
+                let acks = Acks::None;
+                let input = |reply| Input::Propose { command, acks, deadline, reply };
+                self.shared.operate(input).await.map(drop)
+            }
+        }
     }
 
     /// Tries here or at the leader until it is done, has failed for good, or time is up.
@@ -293,7 +379,9 @@ impl Passing {
             // Either tells that it may go better: a new leader, or some time.
             drop(tokio::time::timeout(wait, leadership.changed()).await);
             if self.shared.clock.now() >= deadline {
-                return Err(self.refuse(&ReplicaError::NoQuorum));
+                let not_formed = refusal.code == ErrorCode::NotFormed;
+                let late = || self.refuse(&ReplicaError::NoQuorum);
+                return Err(if not_formed { refusal } else { late() });
             }
         }
     }
@@ -365,6 +453,7 @@ fn worth_trying_again(operation: Operation, refusal: &HandlerError) -> bool {
             refusal.code,
             ErrorCode::NotLeader
                 | ErrorCode::NoQuorum
+                | ErrorCode::NotFormed
                 | ErrorCode::QuorumFailed
                 | ErrorCode::NoReplica
         )
@@ -389,7 +478,7 @@ fn encode(applied: &Applied) -> Bytes {
     let mut bytes = BytesMut::with_capacity(17 + applied.response.len());
     bytes.put_u64_le(applied.index);
     bytes.put_u64_le(applied.term);
-    bytes.put_u8(AckLevel::Quorum as u8);
+    bytes.put_u8(applied.level.number());
     bytes.put_slice(&applied.response);
     bytes.freeze()
 }
@@ -399,8 +488,9 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<Applied> {
     if bytes.len() < 17 {
         return None;
     }
-    let (index, term, level) = (bytes.get_u64_le(), bytes.get_u64_le(), bytes.get_u8());
-    (level == AckLevel::Quorum as u8).then_some(Applied { index, term, response: bytes })
+    let (index, term) = (bytes.get_u64_le(), bytes.get_u64_le());
+    let level = AckLevel::from_number(bytes.get_u8())?;
+    Some(Applied { index, term, level, response: bytes })
 }
 
 #[cfg(test)]
@@ -460,9 +550,13 @@ mod tests {
     /// Whatever a peer answers, it is an answer or it is not; nothing panics.
     #[test]
     fn answers_round_trip_and_short_ones_are_refused() {
-        let applied = Applied { index: 7, term: 2, response: Bytes::from_static(b"x") };
+        let (level, response) = (AckLevel::AllUnsynced, Bytes::from_static(b"x"));
+        let applied = Applied { index: 7, term: 2, level, response };
         let bytes = encode(&applied);
         assert_eq!(decode(bytes.clone()), Some(applied));
+        let mut unheard = bytes.to_vec();
+        unheard[16] = 0x80;
+        assert_eq!(decode(unheard.into()), None, "no such level");
         for length in 0..17 {
             assert_eq!(decode(bytes.slice(..length)), None, "{length} bytes");
         }
