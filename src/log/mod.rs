@@ -17,7 +17,9 @@ mod snapshot;
 mod topic;
 
 pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
-pub use client::{Appended, Cursor, Lag, Log, OnLag, ReadLimits, Records, Stored, Tail, Topic};
+pub use client::{
+    Accepted, Appended, Cursor, Lag, Log, OnLag, ReadLimits, Records, Stored, Tail, Topic,
+};
 pub use command::{Append, Command, Expected, InvalidCommand};
 pub use error::Error;
 pub use groups::Start;
