@@ -1,9 +1,11 @@
 //! The ordered durable log: topics of records, one copy on disk.
 
 mod answer;
+mod carry;
 mod client;
 mod command;
 mod error;
+mod extent;
 pub mod groups;
 mod machine;
 mod name;
