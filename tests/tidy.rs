@@ -44,6 +44,7 @@ const SHELLS: &[&str] = &[
     "src/kv/mod.rs",
     "src/kv/client",
     "src/log/client",
+    "src/log/upkeep.rs",
     "src/testing",
     "src/timer.rs",
     "src/transport/memory",
