@@ -43,6 +43,8 @@ const SHELLS: &[&str] = &[
     "src/replica/service.rs",
     "src/kv/mod.rs",
     "src/kv/client",
+    "src/log/client",
+    "src/log/upkeep.rs",
     "src/testing",
     "src/timer.rs",
     "src/transport/memory",
