@@ -25,6 +25,7 @@ mod demo;
 mod failure;
 mod kv;
 mod local;
+mod log;
 mod logging;
 mod member;
 mod output;
@@ -127,6 +128,9 @@ enum Command {
     /// List, add, promote, remove and replace the members of the replicated services.
     #[command(subcommand)]
     Member(member::Command),
+    /// Append, read and follow records of the replicated log, and look after their consumers.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -235,6 +239,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Config(_)
         | Command::Demo(_)
         | Command::Kv(_)
+        | Command::Log(_)
         | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
@@ -249,6 +254,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
+        Command::Log(command) => wait(log::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),

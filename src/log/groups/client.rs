@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::command::{GroupCommand, GroupQuery};
 use super::error::GroupError;
 use super::member::MemberBuilder;
-use super::options::{BATCH_MAX, GroupOptions, Start};
+use super::options::{BATCH_MAX, GROUPS_MAX, GroupOptions, Start};
 use super::response::{DeadLetter, GroupResponse, GroupStatus, MemberStatus, Outcome};
 use crate::id::NodeId;
 use crate::log::{Answer, Command, Error, Query, Topic};
@@ -30,6 +30,17 @@ impl Group {
     /// The topic whose records it hands out.
     pub fn topic(&self) -> &Topic {
         &self.topic
+    }
+
+    /// All groups of a topic.
+    pub(in crate::log) async fn all(topic: &Topic) -> Result<Vec<GroupStatus>, GroupError> {
+        let any = Self::new(topic.clone(), String::new());
+        // A topic has no more than fit into one page.
+        const _: () = assert!(GROUPS_MAX <= BATCH_MAX);
+        match any.query(&GroupQuery::Groups { after: String::new(), max: PAGE }).await? {
+            (_, GroupResponse::Groups(groups)) => Ok(groups),
+            (node, _) => Err(invalid(node)),
+        }
     }
 
     /// The name of the group.
