@@ -26,6 +26,7 @@ mod failure;
 mod kv;
 mod local;
 mod lock;
+mod log;
 mod logging;
 mod member;
 mod output;
@@ -130,6 +131,9 @@ enum Command {
     /// List, add, promote, remove and replace the members of the replicated services.
     #[command(subcommand)]
     Member(member::Command),
+    /// Append, read and follow records of the replicated log, and look after their consumers.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -239,6 +243,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Demo(_)
         | Command::Kv(_)
         | Command::Lock(_)
+        | Command::Log(_)
         | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
@@ -254,6 +259,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
         Command::Lock(args) => wait(lock::run(args, context)),
+        Command::Log(command) => wait(log::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),
