@@ -34,6 +34,7 @@ const LIMITS: LimitsConfig = LimitsConfig {
     in_flight_max: 65_536,
 };
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const IN_SYNC_LAG_MAX: Duration = Duration::from_secs(10);
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
@@ -309,6 +310,16 @@ impl Resolver {
         let lag_max = given.in_sync_lag_max;
         let in_sync_lag_max = self.period("replica.in_sync_lag_max", lag_max, IN_SYNC_LAG_MAX)?;
         let sync = given.sync.unwrap_or(Sync::Always);
+        let interval = given.sync_interval;
+        let sync_interval = self.period("replica.sync_interval", interval, SYNC_INTERVAL)?;
+        match sync {
+            Sync::Always => {}
+            Sync::Interval | Sync::Never => self.warnings.push(format!(
+                "sync {}: a power cut may take acknowledged writes back, and if all members lose \
+                 power at once, one directory has to be recovered by force",
+                sync.name(),
+            )),
+        }
         Ok(Some(ReplicaConfig {
             data_dir,
             members,
@@ -316,6 +327,7 @@ impl Resolver {
             election_timeout,
             in_sync_lag_max,
             sync,
+            sync_interval,
             segment_bytes,
         }))
     }
