@@ -443,19 +443,20 @@ async fn forming_replica_answers_within_the_deadline_that_nothing_was_proposed()
     let command = Bytes::from_static(b"\x01\x01\0\0\0kv");
     let began = Instant::now();
     let local = replica.propose(command, timeout).await.unwrap_err();
-    assert_eq!((local.code(), local.effect()), (ErrorCode::NoQuorum, Effect::None));
+    assert_eq!((local.code(), local.effect()), (ErrorCode::NotFormed, Effect::None));
     let local = replica.read(Bytes::from_static(b"\x01k"), timeout).await.unwrap_err();
-    assert_eq!(local, ReplicaError::NoQuorum);
+    let forming = ReplicaError::NotFormed { missing: vec!["n2".parse().unwrap()] };
+    assert_eq!(local, forming);
     let stale = replica.read_stale(Bytes::from_static(b"\x01k")).await.unwrap_err();
-    assert_eq!(stale, ReplicaError::NoQuorum);
+    assert_eq!(stale, forming);
 
     let client = Node::builder("client").connect(&seed).start().unwrap();
     client.wait_for_peers(&Filter::any(), 1, DEADLINE).await.unwrap();
     let kv = Kv::new(&client).timeout(timeout);
     let error = kv.set("k", "too early").await.unwrap_err();
-    assert_eq!((error.code(), error.effect()), (ErrorCode::NoQuorum, Effect::None), "{error}");
+    assert_eq!((error.code(), error.effect()), (ErrorCode::NotFormed, Effect::None), "{error}");
     let error = kv.get("k").await.unwrap_err();
-    assert_eq!((error.code(), error.effect()), (ErrorCode::NoQuorum, Effect::None), "{error}");
+    assert_eq!((error.code(), error.effect()), (ErrorCode::NotFormed, Effect::None), "{error}");
     assert!(began.elapsed() < 4 * timeout + SLACK, "{:?}", began.elapsed());
 
     let second = Node::builder("n2").bind("tcp://127.0.0.1:0").connect(&seed).start().unwrap();

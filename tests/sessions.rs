@@ -14,7 +14,9 @@ use bytes::Bytes;
 use zmesh::Effect;
 use zmesh::consensus::Role;
 use zmesh::replica::session::{Inquiry, Submission};
-use zmesh::replica::{Client, ClientError, Effects, Image, InvalidSnapshot, Machine, Progress};
+use zmesh::replica::{
+    Client, ClientError, Effects, Image, InvalidSnapshot, Machine, Past, Progress,
+};
 use zmesh::testing::TestCluster;
 
 #[path = "replica/raw.rs"]
@@ -38,13 +40,13 @@ impl Machine for Counter {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
     }
 
-    fn query(&self, _: &Bytes) -> Bytes {
+    fn query(&self, _: &Bytes, _: &dyn Past) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
     }
 
     /// Waits until the count is what the query says.
-    fn poll_query(&self, query: &Bytes) -> Option<Bytes> {
-        (self.0 >= number(query)).then(|| self.query(query))
+    fn poll_query(&self, query: &Bytes, past: &dyn Past) -> Option<Bytes> {
+        (self.0 >= number(query)).then(|| self.query(query, past))
     }
 
     fn snapshot(&self) -> Image {

@@ -15,6 +15,9 @@ use zmesh::{
 use super::Connect;
 use super::failure::{Exit, Failure};
 
+/// The longest wait for nodes that are known and perhaps not to be reached.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
 /// The mesh as one command sees it, until its time is up.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -72,9 +75,10 @@ impl Client {
         wait.await.map_err(|_| self.absent(&format!("no node matches {filter}")))
     }
 
-    /// Waits until every node that the first one knows has joined, or half of the time is gone.
+    /// Waits until every node that the first one knows has joined, or half of the time is gone, but
+    /// not for long.
     pub(super) async fn settle(&self) {
-        let half = self.time_left() / 2;
+        let half = (self.time_left() / 2).min(SETTLE_MAX);
         let settled = async {
             // A node that does not tell is one whose peers come by gossip alone.
             let Ok(status) = status::ask(&self.node, &self.peer, half).await else { return };

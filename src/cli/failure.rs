@@ -44,8 +44,13 @@ impl Exit {
     /// `effect` is [`ErrorCode::effect`], except for operations that change nothing: a read that
     /// timed out has no outcome to wonder about.
     pub(crate) fn of(code: ErrorCode, effect: Effect) -> Self {
-        const CONFIGURATION: [ErrorCode; 3] =
-            [ErrorCode::AlreadyBound, ErrorCode::BindFailed, ErrorCode::InvalidAddress];
+        // A subject is what somebody typed, whoever refuses it.
+        const CONFIGURATION: [ErrorCode; 4] = [
+            ErrorCode::AlreadyBound,
+            ErrorCode::BindFailed,
+            ErrorCode::InvalidAddress,
+            ErrorCode::InvalidSubject,
+        ];
         // Asking again later may help, but the answer is that there is nobody of this kind.
         const NOBODY: [ErrorCode; 2] = [ErrorCode::NodeNotFound, ErrorCode::NoNodesMatchFilter];
 
@@ -198,6 +203,7 @@ mod tests {
             (ErrorCode::NoNodesMatchFilter, Exit::Refused),
             (ErrorCode::NoQuorum, Exit::Unreachable),
             (ErrorCode::BindFailed, Exit::Usage),
+            (ErrorCode::InvalidSubject, Exit::Usage),
         ] {
             assert_eq!(Exit::of(code, code.effect()), exit, "{code}");
         }

@@ -183,11 +183,17 @@ fn failed(error: &Error, effect: Effect, within: Duration) -> Failure {
         return Failure::coded(Exit::Unreachable, ErrorCode::NoReplica, message)
             .next("start one: zmesh serve --id NAME --data-dir DIR");
     }
+    if let Error::Invalid(invalid) = error {
+        return Failure::coded(Exit::Usage, error.code(), invalid.to_string());
+    }
     let Error::Client(ClientError::Refused { code, message }) = error else {
         return Failure::from_code(error.code(), effect, error);
     };
     // The code goes before the message anyway.
     let failure = Failure::coded(Exit::of(*code, effect), *code, message);
+    if *code == ErrorCode::NotFormed {
+        return failure.next("start the nodes that are missing; it begins when all have been up");
+    }
     if [ErrorCode::NoQuorum, ErrorCode::NotLeader].contains(code) {
         return failure.next("see `zmesh status --all`: more than half of the members must be up");
     }

@@ -16,6 +16,7 @@ use zmesh::config::{LogFormat, LogSettings, Period};
 use failure::{Exit, Failure};
 use output::Output;
 
+mod check;
 mod client;
 mod cluster;
 mod completions;
@@ -25,11 +26,13 @@ mod failure;
 mod kv;
 mod local;
 mod logging;
+mod member;
 mod output;
 mod payload;
 mod peers;
 mod print;
 mod process;
+mod progress;
 mod request;
 mod serve;
 mod status;
@@ -121,6 +124,9 @@ enum Command {
     /// Set, get and clear keys of the replicated store.
     #[command(subcommand)]
     Kv(kv::Command),
+    /// List, add, promote, remove and replace the members of the replicated services.
+    #[command(subcommand)]
+    Member(member::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -129,6 +135,8 @@ enum Command {
     Peers(peers::Args),
     /// Show the state of a node: role, term, commit, lag, peers, drops.
     Status(status::Args),
+    /// Verify the data directory of a node that does not run, without changing it.
+    Check(check::Args),
     /// Check or print a configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -221,11 +229,13 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
     match command {
         // The log of a node is as its configuration says.
         Command::Serve(_) => {}
-        Command::Cluster(_)
+        Command::Check(_)
+        | Command::Cluster(_)
         | Command::Completions(_)
         | Command::Config(_)
         | Command::Demo(_)
         | Command::Kv(_)
+        | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
         | Command::Status(_)
@@ -233,11 +243,13 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Version => context.start_log()?,
     }
     match command {
+        Command::Check(args) => check::run(args, context),
         Command::Cluster(command) => wait(cluster::run(command, context)),
         Command::Completions(args) => completions::run(args, context),
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
+        Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),
         Command::Serve(args) => wait(serve::run(args, context)),

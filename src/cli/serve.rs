@@ -162,6 +162,11 @@ fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
         Sync::Interval => SyncMode::Interval(replica.sync_interval),
         Sync::Never => SyncMode::Never,
     };
+    settings.join = replica.join;
+    settings.options.snapshot_entries = replica.snapshot_entries;
+    settings.options.snapshot_bytes = replica.snapshot_bytes;
+    settings.options.snapshot_part_bytes = replica.snapshot_part_bytes;
+    settings.options.promote_lag_max = replica.promote_lag_max;
     settings.options.in_sync_lag_max = replica.in_sync_lag_max;
     let defaults = consensus::Options::default();
     settings.options.consensus = consensus::Options {

@@ -117,8 +117,10 @@ impl LimitsConfig {
 pub struct ReplicaConfig {
     /// Directory of the log.
     pub data_dir: PathBuf,
-    /// Names of the initial members, each once, in alphabetical order.
+    /// Names of the initial members, each once, in alphabetical order; none if it joins.
     pub members: Vec<NodeId>,
+    /// Whether an empty directory becomes that of a new member of a cluster that has begun.
+    pub join: bool,
     /// Time between two heartbeats; at most a third of the election timeout.
     pub heartbeat_interval: Duration,
     /// Each wait for the leader is drawn between this and twice this.
@@ -131,6 +133,20 @@ pub struct ReplicaConfig {
     pub sync_interval: Duration,
     /// Size at which a new file of the log is begun; 1 MiB to 2 GiB.
     pub segment_bytes: u64,
+    /// Entries after which the next snapshot is taken; not 0.
+    pub snapshot_entries: u64,
+    /// Bytes of log after which the next snapshot is taken; not 0.
+    pub snapshot_bytes: u64,
+    /// Bytes of a part of a snapshot on its way; 4 KiB to 1 MiB.
+    pub snapshot_part_bytes: usize,
+    /// Entries that a learner may lack when it is made a voter.
+    pub promote_lag_max: u64,
+    /// Bytes of files that are read again per second; 0 for none.
+    pub scrub_bytes_per_second: u64,
+    /// Time between two readings of all files; not 0.
+    pub scrub_interval: Duration,
+    /// Time between two comparisons of the replicas' states; 0 for none.
+    pub hash_interval: Duration,
 }
 
 /// Diagnostics.

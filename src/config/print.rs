@@ -84,13 +84,22 @@ fn groups(config: &Config) -> [Group; 5] {
             "replica",
             vec![
                 ("data_dir", replica.map(|it| json!(it.data_dir.to_string_lossy()))),
-                ("members", replica.map(|it| json!(it.members))),
+                // A file that sets both would be refused.
+                ("members", replica.filter(|it| !it.join).map(|it| json!(it.members))),
+                ("join", replica.map(|it| json!(it.join))),
                 ("heartbeat_interval", replica.and_then(|it| period(it.heartbeat_interval))),
                 ("election_timeout", replica.and_then(|it| period(it.election_timeout))),
                 ("in_sync_lag_max", replica.and_then(|it| period(it.in_sync_lag_max))),
                 ("sync", replica.map(|it| json!(it.sync.name()))),
                 ("sync_interval", replica.and_then(|it| period(it.sync_interval))),
                 ("segment_bytes", replica.and_then(|it| size(it.segment_bytes))),
+                ("snapshot_entries", replica.map(|it| json!(it.snapshot_entries))),
+                ("snapshot_bytes", replica.and_then(|it| size(it.snapshot_bytes))),
+                ("snapshot_part", replica.and_then(|it| size(it.snapshot_part_bytes as u64))),
+                ("promote_lag", replica.map(|it| json!(it.promote_lag_max))),
+                ("scrub_rate", replica.and_then(|it| size(it.scrub_bytes_per_second))),
+                ("scrub_interval", replica.and_then(|it| period(it.scrub_interval))),
+                ("hash_interval", replica.and_then(|it| period(it.hash_interval))),
             ],
         ),
         (

@@ -38,6 +38,14 @@ const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const IN_SYNC_LAG_MAX: Duration = Duration::from_secs(10);
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+const SNAPSHOT_ENTRIES: u64 = 100_000;
+const SNAPSHOT_BYTES: u64 = 64 << 20;
+const SNAPSHOT_PART_BYTES: u64 = 256 << 10;
+const SNAPSHOT_PART_RANGE: std::ops::RangeInclusive<u64> = (4 << 10)..=(1 << 20);
+const PROMOTE_LAG_MAX: u64 = 1_000;
+const SCRUB_BYTES_PER_SECOND: u64 = 5 << 20;
+const SCRUB_INTERVAL: Duration = PERIOD_MAX;
+const HASH_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -276,42 +284,70 @@ impl Resolver {
         given: ReplicaSettings,
         node: &NodeConfig,
     ) -> Result<Option<ReplicaConfig>> {
-        let Some(data_dir) = given.data_dir else {
-            return match given.members {
-                Some(_) => {
+        let Some(data_dir) = given.data_dir.clone() else {
+            for (key, is_set) in [
+                ("replica.members", given.members.is_some()),
+                ("replica.join", given.join == Some(true)),
+            ] {
+                if is_set {
                     let reason = "members of a replica need replica.data_dir (--data-dir)";
-                    Err(self.origins.refuse("replica.members", reason.to_owned()))
+                    return Err(self.origins.refuse(key, reason.to_owned()));
                 }
-                None => Ok(None),
-            };
+            }
+            return Ok(None);
         };
         if data_dir.as_os_str().is_empty() {
             return Err(self.origins.refuse("replica.data_dir", "must not be empty".to_owned()));
         }
-        let Some(id) = &node.id else {
-            let reason = "a node with a data directory needs a name: set node.id (--id)";
-            return Err(self.origins.refuse("replica.data_dir", reason.to_owned()));
-        };
-        if given.members.is_none() && !node.peers.is_empty() {
-            // Two nodes that each forgot to name the other would be two stores in one mesh.
-            let reason = "a replica among peers has to name the members of its store, itself \
-                          included: set replica.members (--members)";
-            return Err(self.origins.refuse("replica.members", reason.to_owned()));
-        }
-        let members = self.members(given.members.unwrap_or_else(|| vec![id.clone()]))?;
+        let members = self.initial_members(&given, node)?;
         let (heartbeat_interval, election_timeout) =
             self.election(given.heartbeat_interval, given.election_timeout)?;
-        let segment_bytes = given.segment_bytes.map_or(SEGMENT_BYTES_DEFAULT, |size| size.0);
-        if !SEGMENT_BYTES.contains(&segment_bytes) {
-            let (least, most) = (Size(*SEGMENT_BYTES.start()), Size(*SEGMENT_BYTES.end()));
-            let reason = format!("must be {least} to {most}, not {}", Size(segment_bytes));
-            return Err(self.origins.refuse("replica.segment_bytes", reason));
-        }
         let lag_max = given.in_sync_lag_max;
         let in_sync_lag_max = self.period("replica.in_sync_lag_max", lag_max, IN_SYNC_LAG_MAX)?;
         let sync = given.sync.unwrap_or(Sync::Always);
         let interval = given.sync_interval;
         let sync_interval = self.period("replica.sync_interval", interval, SYNC_INTERVAL)?;
+        self.warn_of(sync);
+        let (segment, part) = (given.segment_bytes, given.snapshot_part);
+        let segment_bytes =
+            self.size("replica.segment_bytes", segment, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES)?;
+        let part =
+            self.size("replica.snapshot_part", part, SNAPSHOT_PART_BYTES, SNAPSHOT_PART_RANGE)?;
+        let any = 1..=u64::MAX;
+        let snapshot_bytes =
+            self.size("replica.snapshot_bytes", given.snapshot_bytes, SNAPSHOT_BYTES, any)?;
+        let snapshot_entries = given.snapshot_entries.unwrap_or(SNAPSHOT_ENTRIES);
+        if snapshot_entries == 0 {
+            return Err(self
+                .origins
+                .refuse("replica.snapshot_entries", "must not be 0".to_owned()));
+        }
+        let scrub = self.period("replica.scrub_interval", given.scrub_interval, SCRUB_INTERVAL)?;
+        let hash_interval = match given.hash_interval {
+            Some(Period(Duration::ZERO)) => Duration::ZERO,
+            given => self.period("replica.hash_interval", given, HASH_INTERVAL)?,
+        };
+        Ok(Some(ReplicaConfig {
+            data_dir,
+            members,
+            join: given.join.unwrap_or(false),
+            heartbeat_interval,
+            election_timeout,
+            in_sync_lag_max,
+            sync,
+            sync_interval,
+            segment_bytes,
+            snapshot_entries,
+            snapshot_bytes,
+            snapshot_part_bytes: usize::try_from(part).expect("at most 1 MiB"),
+            promote_lag_max: given.promote_lag.unwrap_or(PROMOTE_LAG_MAX),
+            scrub_bytes_per_second: given.scrub_rate.map_or(SCRUB_BYTES_PER_SECOND, |it| it.0),
+            scrub_interval: scrub,
+            hash_interval,
+        }))
+    }
+
+    fn warn_of(&mut self, sync: Sync) {
         match sync {
             Sync::Always => {}
             Sync::Interval | Sync::Never => self.warnings.push(format!(
@@ -320,16 +356,62 @@ impl Resolver {
                 sync.name(),
             )),
         }
-        Ok(Some(ReplicaConfig {
-            data_dir,
-            members,
-            heartbeat_interval,
-            election_timeout,
-            in_sync_lag_max,
-            sync,
-            sync_interval,
-            segment_bytes,
-        }))
+    }
+
+    /// The members that a cluster begins with, or none if the node joins one that has begun.
+    fn initial_members(
+        &mut self,
+        given: &ReplicaSettings,
+        node: &NodeConfig,
+    ) -> Result<Vec<NodeId>> {
+        let Some(id) = &node.id else {
+            let reason = "a node with a data directory needs a name: set node.id (--id)";
+            return Err(self.origins.refuse("replica.data_dir", reason.to_owned()));
+        };
+        if given.join == Some(true) {
+            if given.members.is_some() {
+                let reason = "a node that joins learns the members from the cluster: leave \
+                              replica.members (--members) out";
+                return Err(self.origins.refuse("replica.join", reason.to_owned()));
+            }
+            if node.peers.is_empty() {
+                self.warnings.push(
+                    "the node waits for a cluster to dial it: nothing says where one is \
+                     (node.peers)"
+                        .to_owned(),
+                );
+            }
+            return Ok(Vec::new());
+        }
+        if given.members.is_none() && !node.peers.is_empty() {
+            // Two nodes that each forgot to name the other would be two stores in one mesh.
+            let reason = "a replica among peers has to name the members of its store, itself \
+                          included: set replica.members (--members); a new member of a cluster \
+                          that has begun sets replica.join (--join)";
+            return Err(self.origins.refuse("replica.members", reason.to_owned()));
+        }
+        self.members(given.members.clone().unwrap_or_else(|| vec![id.clone()]))
+    }
+
+    fn size(
+        &self,
+        key: &'static str,
+        given: Option<Size>,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Result<u64> {
+        let bytes = given.map_or(default, |size| size.0);
+        if range.contains(&bytes) {
+            return Ok(bytes);
+        }
+        let reason = match *range.end() {
+            u64::MAX => format!("must be at least {}, not {}", Size(*range.start()), Size(bytes)),
+            most => {
+                let least = Size(*range.start());
+                format!("must be {least} to {}, not {}", Size(most), Size(bytes))
+            }
+        };
+        Err(self.origins.refuse(key, reason))
     }
 
     fn members(&mut self, mut members: Vec<NodeId>) -> Result<Vec<NodeId>> {

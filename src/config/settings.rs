@@ -76,8 +76,9 @@ groups! {
     }
     limits: LimitsSettings { payload_max, queue_messages, queue_bytes, peers_max, in_flight_max }
     replica: ReplicaSettings {
-        data_dir, members, heartbeat_interval, election_timeout, in_sync_lag_max, sync,
-        sync_interval, segment_bytes,
+        data_dir, members, join, heartbeat_interval, election_timeout, in_sync_lag_max, sync,
+        sync_interval, segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part, promote_lag, scrub_rate,
+        scrub_interval, hash_interval,
     }
     log: LogSettings { level, format }
 }
@@ -230,6 +231,19 @@ pub struct ReplicaSettings {
     /// survive more losses and make writes slower; an even number survives no more than one fewer.
     #[arg(long, env = "ZMESH_MEMBERS", value_name = "NAME", value_delimiter = ',')]
     pub members: Option<Vec<NodeId>>,
+    /// Begin as a new member of a cluster that has begun [default: false].
+    ///
+    /// Read at the first start only. The node waits until `zmesh member add` names it; --peer says
+    /// where the cluster is, and --members is left out.
+    #[arg(
+        long,
+        env = "ZMESH_JOIN",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub join: Option<bool>,
     /// Time between two heartbeats of the leader [default: 100ms].
     ///
     /// At most a third of the election timeout. Larger: followers learn of commits later when
@@ -271,6 +285,44 @@ pub struct ReplicaSettings {
     /// Larger: space is given back later and in bigger pieces. Smaller: more files.
     #[arg(long, env = "ZMESH_SEGMENT_BYTES", value_name = "SIZE")]
     pub segment_bytes: Option<Size>,
+    /// Entries after a snapshot after which the next is taken [default: 100000].
+    ///
+    /// Never before the log has grown by the size of the last one. Larger: a start has more to apply
+    /// again and the disk holds more log. Smaller: snapshots are written more often.
+    #[arg(long, env = "ZMESH_SNAPSHOT_ENTRIES", value_name = "COUNT")]
+    pub snapshot_entries: Option<u64>,
+    /// Bytes of log after a snapshot after which the next is taken [default: 64MiB].
+    ///
+    /// Whichever of the two comes first. Larger and smaller: as above.
+    #[arg(long, env = "ZMESH_SNAPSHOT_BYTES", value_name = "SIZE")]
+    pub snapshot_bytes: Option<Size>,
+    /// Bytes in which a snapshot is sent to another replica [default: 256KiB; 4KiB to 1MiB].
+    ///
+    /// Larger: other messages wait longer behind each part. Smaller: more messages.
+    #[arg(long, env = "ZMESH_SNAPSHOT_PART", value_name = "SIZE")]
+    pub snapshot_part: Option<Size>,
+    /// Entries that a learner may lack when it is made a voter [default: 1000].
+    ///
+    /// Larger: the quorum may have to wait for it. Smaller: under load it may never be near enough.
+    #[arg(long, env = "ZMESH_PROMOTE_LAG", value_name = "COUNT")]
+    pub promote_lag: Option<u64>,
+    /// Bytes of files that are read again per second, to find damage [default: 5MiB; 0 is never].
+    ///
+    /// Larger: more of the disk's time. Smaller: damage is found later, perhaps when two replicas
+    /// have some.
+    #[arg(long, env = "ZMESH_SCRUB_RATE", value_name = "SIZE")]
+    pub scrub_rate: Option<Size>,
+    /// Time between the end of one reading of all files and the next [default: 1day].
+    ///
+    /// Larger: damage is found later. Smaller: more of the disk's time.
+    #[arg(long, env = "ZMESH_SCRUB_INTERVAL", value_name = "DURATION")]
+    pub scrub_interval: Option<Period>,
+    /// Time between two comparisons of the replicas' states [default: 10m; 0s is never].
+    ///
+    /// Each costs one entry, and on each replica one pass over its state in the background; nothing
+    /// if nothing was written. Larger: a replica that went astray is found later. Smaller: more work.
+    #[arg(long, env = "ZMESH_HASH_INTERVAL", value_name = "DURATION")]
+    pub hash_interval: Option<Period>,
 }
 
 /// Diagnostics on standard error.

@@ -69,10 +69,11 @@ fn mistakes_in_a_file_name_line_and_key() {
     }
 }
 
+const REPLICA: &str = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\n";
+
 /// Each check has a value just outside it and, below, one just inside.
 #[test]
 fn impossible_values_and_relations_are_refused() {
-    const REPLICA: &str = "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\n";
     for (text, expected) in [
         (
             "[heartbeat]\nping_interval = \"2s\"\nghost_timeout = \"3999ms\"",
@@ -116,6 +117,15 @@ fn impossible_values_and_relations_are_refused() {
             "[node]\npeers = [\"tcp://a:1\", \"tcp://a:1\"]",
             "node.peers (zmesh.toml:2): tcp://a:1 is there twice",
         ),
+    ] {
+        assert_eq!(error(text), expected, "{text}");
+    }
+}
+
+/// The same for a replica.
+#[test]
+fn impossible_values_of_a_replica_are_refused() {
+    for (text, expected) in [
         (
             "[replica]\nmembers = [\"a\"]",
             "replica.members (zmesh.toml:2): members of a replica need replica.data_dir \
@@ -139,6 +149,31 @@ fn impossible_values_and_relations_are_refused() {
             &format!("{REPLICA}segment_bytes = 1"),
             "replica.segment_bytes (zmesh.toml:5): must be 1MiB to 2GiB, not 1",
         ),
+        (
+            &format!("{REPLICA}snapshot_part = \"2MiB\""),
+            "replica.snapshot_part (zmesh.toml:5): must be 4KiB to 1MiB, not 2MiB",
+        ),
+        (
+            &format!("{REPLICA}snapshot_bytes = 0"),
+            "replica.snapshot_bytes (zmesh.toml:5): must be at least 1, not 0",
+        ),
+        (
+            &format!("{REPLICA}snapshot_entries = 0"),
+            "replica.snapshot_entries (zmesh.toml:5): must not be 0",
+        ),
+        (
+            &format!("{REPLICA}scrub_interval = \"0s\""),
+            "replica.scrub_interval (zmesh.toml:5): must be longer than 0",
+        ),
+        (
+            &format!("{REPLICA}members = [\"a\"]\njoin = true"),
+            "replica.join (zmesh.toml:6): a node that joins learns the members from the cluster: \
+             leave replica.members (--members) out",
+        ),
+        (
+            "[replica]\njoin = true",
+            "replica.join (zmesh.toml:2): members of a replica need replica.data_dir (--data-dir)",
+        ),
     ] {
         assert_eq!(error(text), expected, "{text}");
     }
@@ -154,6 +189,8 @@ fn values_at_the_limits_are_accepted() {
         "[node]\nbind = \"tcp://*:7700\"\nadvertise = \"tcp://a:7700\"\ninsecure = true",
         "[node]\nbind = \"tcp://127.0.0.1:0\"",
         "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nheartbeat_interval = \"100ms\"",
+        "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nhash_interval = \"0s\"\nscrub_rate = 0",
+        "[node]\nid = \"a\"\npeers = [\"tcp://a:1\"]\n[replica]\ndata_dir = \"d\"\njoin = true",
     ] {
         assert!(resolve(text).is_ok(), "{text}: {}", error(text));
     }
@@ -208,6 +245,12 @@ fn printed_configuration_reads_back() {
     let mut again = resolve(&config.to_toml()).unwrap();
     config.origins = Origins::default();
     again.origins = Origins::default();
+    assert_eq!(config, again);
+    let text = "[node]\nid = \"a\"\npeers = [\"tcp://a:1\"]\n[replica]\ndata_dir = \"d\"\n\
+        join = true\nsnapshot_part = \"4KiB\"\nhash_interval = \"0s\"";
+    let mut config = resolve(text).unwrap();
+    let mut again = resolve(&config.to_toml()).unwrap();
+    (config.origins, again.origins) = (Origins::default(), Origins::default());
     assert_eq!(config, again);
 }
 

@@ -211,14 +211,19 @@ impl<L: Log> Consensus<L> {
     ///
     /// Time in which nothing ran is not held against the others, who may well have written: at
     /// most half an election timeout passes at once.
+    ///
+    /// The clock steps at whole intervals after the time at which this replica was set up, and a
+    /// leader has its heartbeats at whole heartbeat intervals of its time: replicas of one process
+    /// that share a clock and began at a whole interval have them at the same moments.
     pub fn tick(&mut self, now: Time) -> bool {
         let interval = self.options.tick_interval;
         let elapsed = now.saturating_since(self.ticked);
         let due = u32::try_from(elapsed.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
         let limit = u32::try_from(self.options.election_ticks_min() / 2).unwrap_or(u32::MAX).max(1);
-        self.ticked = if due > limit { now } else { self.ticked + interval * due };
-        for _ in 0..due.min(limit) {
-            self.tick_once();
+        self.ticked = self.ticked + interval * due;
+        let last = self.ticked.since_start().as_nanos() / interval.as_nanos();
+        for left in (0..due.min(limit)).rev() {
+            self.tick_once(last - u128::from(left));
         }
         self.go_on_sending();
         elapsed > self.options.election_timeout_min / 2
@@ -351,6 +356,11 @@ impl<L: Log> Consensus<L> {
         self.admitted.insert(raft_id);
     }
 
+    /// Whether a replica was [admitted](Self::admit), and not removed since.
+    pub fn is_admitted(&self, raft_id: u64) -> bool {
+        self.admitted.contains(&raft_id)
+    }
+
     /// The next output, until there is none. Call it after every input.
     pub fn poll(&mut self) -> Option<Output> {
         if self.failure().is_some() || !self.node.has_ready() {
@@ -478,6 +488,28 @@ impl<L: Log> Consensus<L> {
         self.node.raft.raft_log.last_index()
     }
 
+    /// The first index that the log can be asked for; one more than the last when there is none.
+    pub fn first_index(&self) -> u64 {
+        self.node.store().log_begins()
+    }
+
+    /// Entries with `low <= index < high`, whether they are persisted or not: as many as fit into
+    /// `bytes_max`, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]: they cannot be read. The replica goes on: it may be asked for others.
+    pub fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        bytes_max: u64,
+    ) -> Result<Vec<wal::Entry>, LogError> {
+        let high = high.min(self.last_index() + 1);
+        let entries = self.node.store().joined(low, high, bytes_max)?;
+        Ok(entries.iter().map(entry_to_log).collect())
+    }
+
     /// The last index up to which the log is on this replica's own disk.
     pub fn persisted_index(&self) -> u64 {
         self.node.raft.raft_log.persisted
@@ -514,12 +546,21 @@ impl<L: Log> Consensus<L> {
         progress::followers(self.raft_id, self.node.raft.prs(), self.last_index(), active)
     }
 
-    fn tick_once(&mut self) {
+    /// One step of the clock; `number` counts them from the start of time.
+    fn tick_once(&mut self, number: u128) {
         self.ticks += 1;
         let log = &self.node.raft.raft_log;
         if self.role() != Role::Leader && log.persisted < log.last_index() {
             // A replica whose own disk is behind must not win: the crate counts on that.
             return;
+        }
+        // The crate counts from the election. Steps that are missing to the common beat come at
+        // once, so that the first heartbeat is early and no later one is.
+        let heartbeat_ticks = self.options.heartbeat_ticks();
+        let beat = (number - 1) % heartbeat_ticks.max(1) as u128;
+        while self.role() == Role::Leader && (self.node.raft.heartbeat_elapsed() as u128) < beat {
+            self.node.tick();
+            self.after_call();
         }
         self.node.tick();
         self.after_call();
@@ -573,7 +614,7 @@ impl<L: Log> Consensus<L> {
         } else {
             self.unsynced.remove(&from);
         }
-        for message in messages {
+        for mut message in messages {
             self.heard.insert(from, self.ticks);
             door::check(&self.node.raft, &message)?;
             let behind = self.node.raft.raft_log.persisted < self.last_index();
@@ -587,8 +628,11 @@ impl<L: Log> Consensus<L> {
             if !self.has_room && message.get_entries().iter().any(content) {
                 continue;
             }
-            if message.get_msg_type() == MessageType::MsgSnapshot && self.keep_offer(&message) {
-                continue;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.attend(&mut message);
+                if self.keep_offer(&message) {
+                    continue;
+                }
             }
             // What the crate refuses here is from a replica whose progress it does not follow.
             let _ = self.node.step(message);

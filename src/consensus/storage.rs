@@ -51,9 +51,9 @@ pub(super) struct Window<L> {
     unconfirmed: VecDeque<Entry>,
     hard_state: HardState,
     conf_state: ConfState,
-    /// The newest snapshot that is on disk.
+    /// The snapshot that followers are offered.
     snapshot: Option<Snapshot>,
-    /// Whether a follower needs a snapshot that is newer.
+    /// Whether a follower needs a snapshot and there is none to offer.
     snapshot_wanted: Cell<bool>,
     failure: RefCell<Option<LogError>>,
     /// Bytes of entries that may yet be read for followers in this portion.
@@ -91,7 +91,8 @@ impl<L: Log> Window<L> {
         self.snapshot = snapshot;
     }
 
-    /// Whether a follower was found that needs a newer snapshot, since this was asked last.
+    /// Whether a follower was found that needs a snapshot and could not be offered any, since this
+    /// was asked last.
     pub(super) fn take_snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.take()
     }
@@ -134,24 +135,29 @@ impl<L: Log> Window<L> {
         self.unconfirmed.get(usize::try_from(index.checked_sub(first)?).ok()?)
     }
 
-    /// Entries below `high` from the log on disk; none after a failure.
-    fn read(&self, low: u64, high: u64, bytes_max: u64) -> Vec<Entry> {
-        match self.log.entries(low, high, bytes_max) {
-            Ok(entries) => entries.into_iter().map(entry_from_log).collect(),
-            Err(error) => {
-                self.failure.borrow_mut().get_or_insert(error);
-                Vec::new()
-            }
-        }
+    /// Entries below `high` from the log on disk.
+    fn read(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, LogError> {
+        let entries = self.log.entries(low, high, bytes_max)?;
+        Ok(entries.into_iter().map(entry_from_log).collect())
+    }
+
+    /// The first index that is still there.
+    pub(super) fn log_begins(&self) -> u64 {
+        self.log.first_index()
     }
 
     /// Entries from the log and, behind them, those that are being written.
-    fn joined(&self, low: u64, high: u64, bytes_max: u64) -> Vec<Entry> {
+    pub(super) fn joined(
+        &self,
+        low: u64,
+        high: u64,
+        bytes_max: u64,
+    ) -> Result<Vec<Entry>, LogError> {
         let split = self.unconfirmed.front().map_or(high, |first| first.index.clamp(low, high));
-        let mut entries = if low < split { self.read(low, split, bytes_max) } else { Vec::new() };
+        let mut entries = if low < split { self.read(low, split, bytes_max)? } else { Vec::new() };
         let mut next = low + entries.len() as u64;
         if next < split {
-            return entries;
+            return Ok(entries);
         }
         let mut bytes: u64 = entries.iter().map(|entry| entry.data.len() as u64).sum();
         while next < high {
@@ -163,7 +169,7 @@ impl<L: Log> Window<L> {
             entries.push(entry.clone());
             next += 1;
         }
-        entries
+        Ok(entries)
     }
 }
 
@@ -189,6 +195,10 @@ impl<L: Log> Storage for Window<L> {
             return Err(StorageError::LogTemporarilyUnavailable.into());
         }
         let entries = self.joined(low, high, max_size.into().unwrap_or(u64::MAX));
+        let entries = entries.unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            Vec::new()
+        });
         if context.can_async() {
             let cost = |entry: &Entry| entry.data.len() as u64 + ENTRY_COST_BYTES;
             let bytes: u64 = entries.iter().map(cost).sum();
@@ -211,13 +221,12 @@ impl<L: Log> Storage for Window<L> {
         Ok(self.unconfirmed.back().map_or_else(|| self.log.last_index(), |last| last.index))
     }
 
-    /// The newest snapshot, if it is of use to the follower: it must be a member there, or it
-    /// would refuse it, and the log must go on from there. Else one of the present is asked for.
-    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<RaftSnapshot> {
+    /// The snapshot that was named, if the log goes on from there. Whether the follower is a member
+    /// in it does not matter: it became one later then, and finds that in the log.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<RaftSnapshot> {
         let useful = |snapshot: &&Snapshot| {
             let index = snapshot.point.index;
-            let reaches = index >= request_index && index + 1 >= self.log.first_index();
-            reaches && snapshot.membership.contains(to)
+            index >= request_index && index + 1 >= self.log.first_index()
         };
         let Some(snapshot) = self.snapshot.as_ref().filter(useful) else {
             self.snapshot_wanted.set(true);

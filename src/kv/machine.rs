@@ -13,7 +13,7 @@ use std::io::Read;
 use bytes::{Buf, Bytes};
 
 use super::command::{Command, KEY_BYTES_MAX, Query, Response, VALUE_BYTES_MAX};
-use crate::replica::{Effects, Image, InvalidSnapshot, Machine};
+use crate::replica::{Effects, Image, InvalidSnapshot, Machine, Past};
 
 /// The replicated map.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -101,7 +101,7 @@ impl Machine for KvMachine {
         response.encode()
     }
 
-    fn query(&self, query: &Bytes) -> Bytes {
+    fn query(&self, query: &Bytes, _: &dyn Past) -> Bytes {
         let response = match Query::decode(query) {
             Ok(Query::Get { key }) => match self.entries.get(&key) {
                 Some(Entry { revision, value }) => {
@@ -168,6 +168,7 @@ fn decode(mut input: &[u8]) -> Result<KvMachine, InvalidSnapshot> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::NoPast;
     use proptest::prelude::*;
 
     fn apply(machine: &mut KvMachine, index: u64, command: Command) -> Response {
@@ -186,7 +187,7 @@ mod tests {
 
     fn query(machine: &KvMachine, key: &str) -> Response {
         let query = Query::Get { key: key.to_owned().into() };
-        Response::decode(&machine.query(&query.encode().unwrap())).unwrap()
+        Response::decode(&machine.query(&query.encode().unwrap(), &NoPast)).unwrap()
     }
 
     /// A key without a value and a key with an empty one are told apart.

@@ -17,6 +17,7 @@ use super::ack::{AckLevel, Acks};
 use super::alarms::Alarms;
 use super::error::ReplicaError;
 use super::machine::{CommandId, Effects, Machine};
+use super::past::AppliedLog;
 use super::setup::{Options, Setup};
 use super::status::{Repair, Status, Waiting};
 use super::store::SharedLog;
@@ -34,6 +35,7 @@ mod inquiry;
 mod members;
 mod proposals;
 mod reads;
+mod shelf;
 mod snapshots;
 
 pub use acks::InSync;
@@ -183,14 +185,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
         let transfers = Self::new_transfers(&consensus, &setup.options);
         let seen = Event { role: Role::Follower, term: consensus.term(), leader: None };
-        Ok(Self {
+        let mut core = Self {
             consensus,
             machine: setup.machine,
             options: setup.options,
             now: setup.now,
             applied: start.index,
             applied_term: start.term,
-            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshot),
+            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshots),
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -216,7 +218,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_due,
             repair_matched: BTreeMap::new(),
             failure: None,
-        })
+        };
+        core.name_snapshot();
+        Ok(core)
     }
 
     /// Takes a frame from the authenticated link of the replica `from`.
@@ -409,6 +413,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         &self.consensus
     }
 
+    /// The applied commands that the log still has.
+    fn past(&self) -> AppliedLog<'_, L> {
+        AppliedLog { consensus: &self.consensus, applied: self.applied }
+    }
+
     /// Why the replica has stopped, if it has.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -421,6 +430,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             role: self.consensus.role(),
             term: self.consensus.term(),
             leader: self.leader(),
+            first_index: self.consensus.first_index(),
             last_index: self.consensus.last_index(),
             commit: self.consensus.commit(),
             applied: self.applied,
@@ -611,7 +621,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         for operation in self.pending.extract_if(.., due).collect::<Vec<_>>() {
             self.read_count -= 1;
-            let response = self.machine.query(&operation.bytes);
+            let response = self.machine.query(&operation.bytes, &self.past());
             self.answer_query(operation.ticket, response);
         }
         self.expire_acks();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -23,7 +24,7 @@ use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
 use crate::node::Node;
-use crate::timer::earliest;
+use crate::timer::{Time, earliest};
 
 /// Bytes of a message of the consensus besides the command it carries, with room to spare.
 const FRAME_BYTES: usize = 8 * 1024;
@@ -39,19 +40,22 @@ pub(super) async fn run<M: Machine>(
 ) -> Result<(), Stopped> {
     store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
+    let tick_interval = options.consensus.tick_interval;
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
         bootstrap: store.bootstrap().clone(),
         snapshot: store.snapshot().cloned(),
-        older_snapshot: store.older_snapshot(),
+        older_snapshots: store.older_snapshots().to_vec(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine,
         options,
         // Every incarnation is random, and so is its election timeout.
         rng: fastrand::Rng::with_seed(node.incarnation().0),
-        now: shared.clock.now(),
+        // All replicas of a node step at the same moments, so that what they have to say to another
+        // node leaves together.
+        now: step_before(shared.clock.now(), tick_interval),
     };
     let mut core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     core.set_synced(store.mode() == SyncMode::Always);
@@ -86,6 +90,13 @@ fn fit(options: &mut Options, payload_bytes_max: usize) {
     options.command_bytes_max = options.command_bytes_max.min(bytes);
     let message_bytes_max = &mut options.consensus.message_bytes_max;
     *message_bytes_max = (*message_bytes_max).min(u64::try_from(bytes).unwrap_or(u64::MAX));
+}
+
+/// The last whole interval before `now`.
+fn step_before(now: Time, interval: Duration) -> Time {
+    let into_step = now.since_start().as_nanos() % interval.as_nanos().max(1);
+    let into_step = Duration::from_nanos(u64::try_from(into_step).unwrap_or(u64::MAX));
+    Time::from_start(now.since_start().saturating_sub(into_step))
 }
 
 /// What is to be done when the consensus does not start.
@@ -326,7 +337,15 @@ impl<M: Machine> Driver<M> {
     fn read_members(&mut self) {
         let members: Vec<Member> = self.core.consensus().membership().members().collect();
         self.raft_ids = members.iter().map(|m| (m.node.clone(), m.raft_id)).collect();
-        self.names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
+        let names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
+        // Whoever was admitted stays so until its joining, or its removal, has been applied.
+        for (raft_id, node) in std::mem::replace(&mut self.names, names) {
+            let unknown = !self.names.contains_key(&raft_id) && !self.raft_ids.contains_key(&node);
+            if unknown && self.core.consensus().is_admitted(raft_id) {
+                self.raft_ids.insert(node.clone(), raft_id);
+                self.names.insert(raft_id, node);
+            }
+        }
     }
 
     fn status(&self) -> Status {

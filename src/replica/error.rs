@@ -76,6 +76,13 @@ pub enum ReplicaError {
     /// not proposed; a read was not answered.
     #[error("no quorum")]
     NoQuorum,
+    /// The cluster has not begun: the replica waits for other initial members, or to be told of a
+    /// cluster that it joins. Nothing was proposed.
+    #[error("the cluster has not begun{}", waiting_for(missing))]
+    NotFormed {
+        /// Members that have not been seen.
+        missing: Vec<NodeId>,
+    },
     /// The disk has no room for more entries. Nothing was proposed; reads go on.
     #[error("no space left for the log")]
     NoSpace,
@@ -140,6 +147,7 @@ impl ReplicaError {
             Self::MemberUnknown { .. } => ErrorCode::MemberUnknown,
             Self::NoQuorum => ErrorCode::NoQuorum,
             Self::NoSpace => ErrorCode::NoSpace,
+            Self::NotFormed { .. } => ErrorCode::NotFormed,
             Self::NotLeader { .. } => ErrorCode::NotLeader,
             Self::NotOnAll { .. } => ErrorCode::NotOnAll,
             Self::NotVoter { .. } => ErrorCode::NotVoter,
@@ -158,6 +166,16 @@ impl ReplicaError {
     /// Whether the same operation may succeed later.
     pub const fn is_retryable(&self) -> bool {
         self.code().is_retryable()
+    }
+}
+
+fn waiting_for(missing: &[NodeId]) -> String {
+    match missing {
+        [] => String::new(),
+        missing => {
+            let names: Vec<_> = missing.iter().map(NodeId::as_str).collect();
+            format!(": it waits for {}", names.join(", "))
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::handle::{Phase, ReplicaSettings, Shared, StopCause, Stopped};
 use super::rejoin::{self, Rejoin};
 use super::snapshot::SnapshotError;
 use super::store::{Store, StoreError};
-use super::sync::Past;
+use super::sync::Confidence;
 use crate::consensus::LogError;
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member};
 use crate::id::NodeId;
@@ -73,7 +73,7 @@ impl FormationError {
             )) => StopCause::Configuration,
             Self::Store(StoreError::Snapshot(_)) => StopCause::Failed,
             Self::Store(StoreError::Mark { .. }) => StopCause::Failed,
-            Self::Store(StoreError::Restore(_)) => StopCause::Corrupt,
+            Self::Store(StoreError::Copy { .. } | StoreError::Restore(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
             Self::Store(StoreError::Wal(_)) => StopCause::Failed,
@@ -165,7 +165,7 @@ fn check_owner(store: &Store, node: &Node) -> Result<(), FormationError> {
 
 /// What has to be done before a directory may be used that was not closed in order.
 fn in_doubt(disk: &dyn Disk, dir: &Path, store: &Store) -> Result<Option<Rejoin>, FormationError> {
-    if store.past() == Past::Whole {
+    if store.confidence() == Confidence::Whole {
         return Ok(None);
     }
     let rejoin = Rejoin::of(disk, dir, store).map_err(FormationError::Log)?;
@@ -211,6 +211,7 @@ pub(super) fn raft_id_label(name: &str) -> String {
     format!("_{name}.raft")
 }
 
+/// The label in which a replica announces which cluster its directory belongs to.
 pub(super) fn cluster_label(name: &str) -> String {
     format!("_{name}.cluster")
 }

@@ -249,7 +249,10 @@ impl Shared {
     pub(super) fn push(&self, input: Input) -> Result<(), ReplicaError> {
         let mut inbox = self.inbox.lock();
         match inbox.gate {
-            Gate::NotYet => return Err(ReplicaError::NoQuorum),
+            Gate::NotYet => {
+                drop(inbox);
+                return Err(self.not_formed());
+            }
             Gate::Open => {}
             Gate::Closed => return Err(ReplicaError::Stopped),
         }
@@ -278,6 +281,14 @@ impl Shared {
         drop(inbox);
         self.wake.notify_one();
         Ok(())
+    }
+
+    fn not_formed(&self) -> ReplicaError {
+        match &*self.progress.lock() {
+            Phase::Forming(missing) => ReplicaError::NotFormed { missing: missing.clone() },
+            // It waits for others to lead, or has begun, or ended, this very moment.
+            Phase::Doubtful | Phase::Running | Phase::Stopped(_) => ReplicaError::NoQuorum,
+        }
     }
 
     /// Takes an operation of `bytes` in, unless too much is held already.
@@ -387,7 +398,7 @@ impl Replica {
     {
         let others = settings.members.iter().filter(|_| !settings.join);
         let others = others.filter(|member| *member != node.id());
-        let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
+        let shared = Arc::new(Shared::new(node.clock(), others.cloned().collect()));
         service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
         tokio::spawn(async move {
@@ -442,7 +453,8 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// [`ReplicaError::NoQuorum`] after `timeout`; [`ReplicaError::Io`] if the replica has stopped.
+    /// After `timeout` [`ReplicaError::NotFormed`] if the cluster has not begun, else
+    /// [`ReplicaError::NoQuorum`]; [`ReplicaError::Io`] if the replica has stopped.
     pub async fn ready(&self, timeout: Duration) -> Result<NodeId, ReplicaError> {
         let mut leadership = self.leadership();
         let wait = async {
@@ -467,7 +479,8 @@ impl Replica {
     fn why_not_ready(&self) -> ReplicaError {
         match &*self.handle.shared.progress.lock() {
             Phase::Stopped(stopped) => ReplicaError::Io { reason: stopped.reason.clone() },
-            Phase::Doubtful | Phase::Forming(_) | Phase::Running => ReplicaError::NoQuorum,
+            Phase::Forming(missing) => ReplicaError::NotFormed { missing: missing.clone() },
+            Phase::Doubtful | Phase::Running => ReplicaError::NoQuorum,
         }
     }
 

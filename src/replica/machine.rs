@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::past::Past;
+
 /// A state that changes by committed commands only.
 ///
 /// Nothing in it may depend on time, on chance, on the order of a hash map or on which replica it
@@ -20,14 +22,27 @@ pub trait Machine {
     /// What depends on time is decided by a command as well: see [`Effects::set_alarm`].
     fn apply(&mut self, index: u64, command: &Bytes, effects: &mut Effects) -> Bytes;
 
-    /// Answers a question about the present state.
-    fn query(&self, query: &Bytes) -> Bytes;
+    /// Takes note of a command that arrived at `index` and is not applied, since it is a further
+    /// submission of one that was, or its session refused it. Machines that read the log again
+    /// need to know; see [`Past`].
+    fn skip(&mut self, _index: u64, _command: &Bytes) {}
+
+    /// Answers a question about the present state. `past` has the commands that led to it, as far
+    /// as the log still has them.
+    fn query(&self, query: &Bytes, past: &dyn Past) -> Bytes;
 
     /// Answers a question that waits for something to happen; none as long as it has not. It is
     /// asked again whenever commands were applied, and answered by [`Self::query`] when its time is
     /// up.
-    fn poll_query(&self, query: &Bytes) -> Option<Bytes> {
-        Some(self.query(query))
+    fn poll_query(&self, query: &Bytes, past: &dyn Past) -> Option<Bytes> {
+        Some(self.query(query, past))
+    }
+
+    /// The lowest index of the log that the state still refers to; none if it refers to none, as
+    /// machines do that keep everything themselves. The log keeps entries from there on, whatever
+    /// snapshots there are. It never falls while commands are applied.
+    fn log_floor(&self) -> Option<u64> {
+        None
     }
 
     /// Which command this is, if it says so: all submissions of one command have the same id.
@@ -114,6 +129,12 @@ impl Effects {
     /// Removes an alarm, if it is set.
     pub fn clear_alarm(&mut self, id: u64) {
         self.alarms.push((id, None));
+    }
+
+    /// Takes what was asked for, in its order: each alarm that was set or, if there is none with
+    /// the id, removed. For whoever applies commands to a machine by itself.
+    pub fn take_alarms(&mut self) -> Vec<(u64, Option<Alarm>)> {
+        std::mem::take(&mut self.alarms)
     }
 }
 

@@ -15,6 +15,7 @@
 //! in another thread, and its result handed in with any later turn.
 
 mod ack;
+mod admin;
 mod alarms;
 mod client;
 mod core;
@@ -24,6 +25,7 @@ mod formation;
 mod handle;
 mod machine;
 mod members;
+mod past;
 mod recover;
 mod rejoin;
 pub(crate) mod service;
@@ -34,19 +36,23 @@ mod status;
 mod store;
 mod sync;
 mod transfer;
+mod verify;
 
 pub use self::core::{Applied, Core, Done, Event, InSync, MemberChange, Reply};
 pub use ack::{AckLevel, Acknowledged, Acks, InvalidAcks};
+pub use admin::{Admin, Roster, RosterMember, RosterProgress};
 pub use client::Client;
 pub use error::{ClientError, ReplicaError};
 pub use formation::new_raft_id;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine, image_bytes};
+pub use past::{NoPast, Past, PastCommands, PastError};
 pub use recover::{RecoverError, Recovered, recover};
 pub use session::Sessions;
 pub use setup::{Options, Setup};
 pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};
 pub use status::{Acknowledging, Repair, Snapshots, Status, Transfer, Waiting};
 pub use store::{SharedLog, Store, StoreError, do_file_work, settle};
-pub use sync::{Past, SyncMode};
+pub use sync::{Confidence, SyncMode};
 pub use transfer::FileWork;
+pub use verify::{Report, VerifyError, verify};

@@ -14,6 +14,7 @@
 //! | `_NAME.query.stale` | a query, answered here and now |
 //! | `_NAME.member.VERB`, `_NAME.member.VERB.direct` | a change of the members, likewise |
 //! | `_NAME.member.bootstrap` | the first members, for a directory that begins |
+//! | `_NAME.member.list` | the members, as this replica knows them |
 //! | `_NAME.query.wait` | a query, answered here when what it waits for has happened |
 //! | `_NAME.raft` | a tick with a frame of the consensus |
 
@@ -24,10 +25,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::ack::{AckLevel, Acks};
+use super::admin::Roster;
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::formation::raft_id_label;
-use super::handle::{Input, Leadership, Shared};
+use super::handle::{Input, Leadership, Progress, Shared};
 use super::machine::CommandId;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
@@ -125,6 +127,11 @@ pub(super) fn bootstrap_subject(name: &str) -> String {
     format!("_{name}.member.bootstrap")
 }
 
+/// The subject under which a replica tells who the members are.
+pub(super) fn list_subject(name: &str) -> String {
+    format!("_{name}.member.list")
+}
+
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
 ///
 /// # Errors
@@ -145,6 +152,8 @@ pub(super) fn register(
     on(&Operation::Wait.subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
     let weak = replica.clone();
     on(&bootstrap_subject(name)).request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
+    let (weak, id) = (replica.clone(), node.id().clone());
+    on(&list_subject(name)).request_raw(move |_| tell_members(name, id.clone(), weak.upgrade()))?;
     for direct in [false, true] {
         let subject = Operation::Command.subject(name) + if direct { ".direct" } else { "" };
         let (node, weak) = (node.downgrade(), replica.clone());
@@ -177,6 +186,24 @@ async fn take_frame(shared: Option<Arc<Shared>>, call: Call) -> Result<Bytes, Ha
 async fn tell_bootstrap(shared: Option<Arc<Shared>>) -> Result<Bytes, HandlerError> {
     let bootstrap = shared.and_then(|shared| shared.bootstrap.get().cloned());
     bootstrap.ok_or_else(|| HandlerError::new(ErrorCode::NoReplica, "the cluster has not begun"))
+}
+
+async fn tell_members(
+    name: &str,
+    node: NodeId,
+    shared: Option<Arc<Shared>>,
+) -> Result<Bytes, HandlerError> {
+    let shared = shared.ok_or_else(gone)?;
+    match shared.status().await {
+        Progress::Running(status) => {
+            let roster = Roster::new(name, node, &status);
+            let json = serde_json::to_vec(&roster);
+            json.map(Bytes::from).map_err(|error| HandlerError::failed(error.to_string()))
+        }
+        Progress::Doubtful => Err(refusal(&ReplicaError::NoQuorum, None)),
+        Progress::Forming { missing } => Err(refusal(&ReplicaError::NotFormed { missing }, None)),
+        Progress::Stopped(_) => Err(gone()),
+    }
 }
 
 async fn query_stale(shared: Weak<Shared>, call: Call) -> Result<Bytes, HandlerError> {
@@ -356,7 +383,9 @@ impl Passing {
             // Either tells that it may go better: a new leader, or some time.
             drop(tokio::time::timeout(wait, leadership.changed()).await);
             if self.shared.clock.now() >= deadline {
-                return Err(self.refuse(&ReplicaError::NoQuorum));
+                let not_formed = refusal.code == ErrorCode::NotFormed;
+                let late = || self.refuse(&ReplicaError::NoQuorum);
+                return Err(if not_formed { refusal } else { late() });
             }
         }
     }
@@ -428,6 +457,7 @@ fn worth_trying_again(operation: Operation, refusal: &HandlerError) -> bool {
             refusal.code,
             ErrorCode::NotLeader
                 | ErrorCode::NoQuorum
+                | ErrorCode::NotFormed
                 | ErrorCode::QuorumFailed
                 | ErrorCode::NoReplica
         )

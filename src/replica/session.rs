@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine};
+use super::past::{Past, PastCommands, PastError};
 
 mod codec;
 mod snapshot;
@@ -53,7 +54,8 @@ impl Default for SessionLimits {
 /// A machine whose commands are retry-safe. See the [module](self).
 ///
 /// Its commands are [`Submission`]s and its responses [`Outcome`]s; queries go to the machine
-/// inside as they are.
+/// inside as they are. The machine [skips](Machine::skip) commands that its session had seen
+/// before, or refused.
 ///
 /// A session ends when its client says so, when room is needed for another, or when it was idle for
 /// the time that it was opened with. That time is an alarm, which looks once in a period whether
@@ -145,7 +147,11 @@ impl<M: Machine> Sessions<M> {
                 Outcome::Done { index, response: Bytes::new() }
             }
             Submission::Numbered { id, lowest, command } => {
-                match self.numbered(index, id, lowest, &command, effects) {
+                let result = self.numbered(index, id, lowest, &command, effects);
+                if result.as_ref().map(|(applied, _)| *applied) != Ok(index) {
+                    self.inner.skip(index, &command);
+                }
+                match result {
                     Ok((index, response)) => Outcome::Done { index, response },
                     Err(error) => Outcome::Refused(error),
                 }
@@ -252,12 +258,22 @@ impl<M: Machine> Machine for Sessions<M> {
         outcome.encode()
     }
 
-    fn query(&self, query: &Bytes) -> Bytes {
-        self.inner.query(query)
+    fn skip(&mut self, index: u64, command: &Bytes) {
+        if let Some(command) = command_inside(command) {
+            self.inner.skip(index, &command);
+        }
     }
 
-    fn poll_query(&self, query: &Bytes) -> Option<Bytes> {
-        self.inner.poll_query(query)
+    fn query(&self, query: &Bytes, past: &dyn Past) -> Bytes {
+        self.inner.query(query, &PastInside(past))
+    }
+
+    fn poll_query(&self, query: &Bytes, past: &dyn Past) -> Option<Bytes> {
+        self.inner.poll_query(query, &PastInside(past))
+    }
+
+    fn log_floor(&self) -> Option<u64> {
+        self.inner.log_floor()
     }
 
     fn command_id(&self, command: &Bytes) -> Option<CommandId> {
@@ -320,6 +336,26 @@ impl Session {
 impl Fingerprint {
     fn of(command: &Bytes) -> Self {
         Self { bytes: command.len() as u64, checksum: crc32c::crc32c(command) }
+    }
+}
+
+/// The past as the machine inside knows it.
+struct PastInside<'a>(&'a dyn Past);
+
+impl Past for PastInside<'_> {
+    fn commands(&self, from: u64, bytes_max: u64) -> Result<PastCommands, PastError> {
+        let PastCommands { commands, next } = self.0.commands(from, bytes_max)?;
+        let inside = commands.into_iter();
+        let inside = inside.filter_map(|(index, bytes)| Some((index, command_inside(&bytes)?)));
+        Ok(PastCommands { commands: inside.collect(), next })
+    }
+}
+
+/// The command that a submission brings to the machine inside, if it brings one.
+fn command_inside(submission: &Bytes) -> Option<Bytes> {
+    match Submission::decode(submission).ok()? {
+        Submission::Numbered { command, .. } | Submission::Once { command } => Some(command),
+        Submission::End { .. } | Submission::Expire { .. } | Submission::Open { .. } => None,
     }
 }
 

@@ -80,8 +80,8 @@ pub struct Setup<M, L = SharedLog> {
     pub bootstrap: Bootstrap,
     /// The snapshot that the machine was restored from, if any.
     pub snapshot: Option<consensus::Snapshot>,
-    /// A snapshot before that one which is still on disk.
-    pub older_snapshot: Option<wal::Point>,
+    /// Snapshots before that one which are still on disk, in order; the log goes on from each.
+    pub older_snapshots: Vec<wal::Point>,
     /// What the disk remembers.
     pub hard_state: wal::HardState,
     /// The entries on disk.

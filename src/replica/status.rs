@@ -16,6 +16,8 @@ pub struct Status {
     pub term: u64,
     /// The node that leads, if known.
     pub leader: Option<NodeId>,
+    /// The first index that the log still has; one more than the last when it has none.
+    pub first_index: u64,
     /// The last index of the log, persisted or not.
     pub last_index: u64,
     /// The highest index known to be committed.
@@ -66,6 +68,8 @@ pub struct Snapshots {
     pub index: Option<u64>,
     /// Bytes of its file.
     pub bytes: u64,
+    /// How many are kept on disk.
+    pub kept: usize,
     /// Whether one is being written.
     pub writing: bool,
     /// How many were written.

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::core::{Core, Done};
 use super::machine::{InvalidSnapshot, Machine};
 use super::snapshot::{Loaded, SnapshotError, SnapshotFiles};
-use super::sync::{self, Past, SyncMode};
+use super::sync::{self, Confidence, SyncMode};
 use super::transfer::FileWork;
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap};
 use crate::consensus::{Log, LogError, Persist, Snapshot};
@@ -29,7 +29,7 @@ pub struct Store {
     wal: Arc<Mutex<Wal>>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    past: Past,
+    confidence: Confidence,
     mode: SyncMode,
     /// When [`Self::sync_due`] found something unsynced first.
     unsynced_since: Option<Time>,
@@ -50,6 +50,12 @@ pub enum StoreError {
     /// The first members as stored make no sense; the directory is damaged.
     #[error("the stored members cannot be: {0}")]
     Bootstrap(#[from] InvalidBootstrap),
+    /// The log of another directory, which was to be taken over, cannot be read.
+    #[error("cannot read the log: {reason}")]
+    Copy {
+        /// In the words of that log.
+        reason: String,
+    },
     /// The directory was begun but never got its members; [`Store::create`] with the same raft id
     /// completes it.
     #[error("the directory was not completely created")]
@@ -81,6 +87,7 @@ impl StoreError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Bootstrap(_)
+            | Self::Copy { .. }
             | Self::Incomplete { .. }
             | Self::Mark { .. }
             | Self::Restore(_)
@@ -104,15 +111,29 @@ impl Store {
         raft_id: u64,
         bootstrap: &Bootstrap,
     ) -> Result<Self, StoreError> {
+        // The log continues after the bootstrap as if a snapshot had brought it.
+        let point = Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
+        let nothing = |_: &mut Wal| Ok(point);
+        Self::create_with((disk, dir), options, (node, raft_id), bootstrap, (point, nothing))
+    }
+
+    /// As [`Self::create`], with a log that begins after a point and is filled at once; `fill`
+    /// returns its last entry. All of it counts as committed.
+    pub(super) fn create_with(
+        (disk, dir): (Arc<dyn Disk>, &Path),
+        options: wal::Options,
+        (node, raft_id): (NodeId, u64),
+        bootstrap: &Bootstrap,
+        (base, fill): (Point, impl FnOnce(&mut Wal) -> Result<Point, StoreError>),
+    ) -> Result<Self, StoreError> {
         let identity = Identity { cluster: bootstrap.cluster_id(), node, raft_id };
         let (mut wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
         if wal.bootstrap().is_empty() {
-            // The log continues after the bootstrap as if a snapshot had brought it. The members
-            // come last: a directory that has them is complete.
-            let point = Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
-            wal.reset_to(point)?;
-            let (term, commit) = (Bootstrap::TERM, Bootstrap::INDEX);
+            wal.reset_to(base)?;
+            let Point { index: commit, term } = fill(&mut wal)?;
+            wal.sync()?;
             wal.store_hard_state(HardState { term, vote: 0, commit })?;
+            // The members come last: a directory that has them is complete.
             wal.store_bootstrap(bootstrap.encode())?;
         }
         Self::with(disk, dir, wal, identity)
@@ -134,12 +155,12 @@ impl Store {
     }
 
     /// What is known of the writes that were here when the directory was opened.
-    pub fn past(&self) -> Past {
-        self.past
+    pub fn confidence(&self) -> Confidence {
+        self.confidence
     }
 
     /// Chooses when writes are synced [default: [`SyncMode::Always`]]. Before, everything is: opening
-    /// a log syncs it. The caller has looked at [`Self::past`]: what it said is forgotten with this.
+    /// a log syncs it. The caller has looked at [`Self::confidence`]: what it said is forgotten with this.
     ///
     /// # Errors
     ///
@@ -211,18 +232,26 @@ impl Store {
     /// same write may be tried again; else the core must be told to [`Core::fail`].
     pub fn persist(&mut self, persist: &Persist) -> Result<(), StoreError> {
         let mut wal = self.wal.lock();
+        let replaced = persist.entries.first().map_or(u64::MAX, |first| first.index);
         // First the term and the vote, so that the log never has entries of a term that the
-        // replica could forget having seen.
+        // replica could forget having seen. What is replaced below was never committed: until it is
+        // gone, a commit index must not cover it.
         if let Some(hard_state) = persist.hard_state {
-            // The commit that comes with it must not be forgotten: see `Consensus::write`.
+            let commit = hard_state.commit.min(replaced - 1);
             wal.sync()?;
-            wal.store_hard_state(hard_state)?;
+            wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         if !persist.entries.is_empty() {
             wal.append(&persist.entries)?;
-            if self.mode == SyncMode::Always {
+            // A commit index is kept as far as the log is synced.
+            if self.mode == SyncMode::Always || persist.hard_state.is_some() {
                 wal.sync()?;
             }
+        }
+        // And last the commit index, if it covers what was written: a change of the members that is
+        // about to be applied must not be forgotten.
+        if let Some(hard_state) = persist.hard_state.filter(|it| it.commit >= replaced) {
+            wal.store_hard_state(hard_state)?;
         }
         Ok(())
     }
@@ -286,9 +315,9 @@ impl Store {
         self.loaded.newest.as_ref()
     }
 
-    /// One before it that is still there.
-    pub fn older_snapshot(&self) -> Option<Point> {
-        self.loaded.older
+    /// Those before it that are still there, in order. The log goes on from each of them.
+    pub fn older_snapshots(&self) -> &[Point] {
+        &self.loaded.older
     }
 
     /// Brings a machine to the state of [`Self::snapshot`]; does nothing if there is none.
@@ -333,8 +362,9 @@ impl Store {
         if wal.bootstrap().is_empty() {
             return Err(StoreError::Incomplete { identity });
         }
-        let past = sync::past(disk.as_ref(), dir);
-        let past = past.map_err(|source| StoreError::Mark { file: sync::file(dir), source })?;
+        let confidence = sync::confidence(disk.as_ref(), dir);
+        let confidence =
+            confidence.map_err(|source| StoreError::Mark { file: sync::file(dir), source })?;
         let bootstrap = Bootstrap::decode(wal.bootstrap())?;
         let files = SnapshotFiles::new(Arc::clone(&disk), dir, identity.cluster);
         files.sweep()?;
@@ -348,11 +378,22 @@ impl Store {
             begin_after(&mut wal, point, hard_state)?;
         }
         let reached = wal.compaction().index;
-        loaded.older = loaded.older.filter(|older| older.index >= reached);
+        loaded.older.retain(|older| older.index >= reached);
         let (dir, mode) = (dir.to_path_buf(), SyncMode::Always);
         let wal = Arc::new(Mutex::new(wal));
         let unsynced_since = None;
-        Ok(Self { wal, disk, dir, past, mode, unsynced_since, identity, bootstrap, files, loaded })
+        Ok(Self {
+            wal,
+            disk,
+            dir,
+            confidence,
+            mode,
+            unsynced_since,
+            identity,
+            bootstrap,
+            files,
+            loaded,
+        })
     }
 }
 
@@ -485,3 +526,6 @@ fn install<M: Machine, T>(core: &mut Core<M, T>, store: &mut Store) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ impl SyncMode {
 
 /// What is known of the writes of whoever used a directory before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Past {
+pub enum Confidence {
     /// Everything that counted is there.
     Whole,
     /// It stopped without a last sync, and the system went down since, or cannot tell. Some of what
@@ -81,10 +81,10 @@ pub(super) fn unmark(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 }
 
 /// What the mark says. A mark that cannot be read is as good as one of another boot.
-pub(super) fn past(disk: &dyn Disk, dir: &Path) -> io::Result<Past> {
-    let Some(content) = read(disk, dir, FILE)? else { return Ok(Past::Whole) };
+pub(super) fn confidence(disk: &dyn Disk, dir: &Path) -> io::Result<Confidence> {
+    let Some(content) = read(disk, dir, FILE)? else { return Ok(Confidence::Whole) };
     let of_this_boot = disk.boot().map(|boot| format!("{MAGIC}{boot}\n").into_bytes());
-    Ok(if Some(content) == of_this_boot { Past::Whole } else { Past::Doubtful })
+    Ok(if Some(content) == of_this_boot { Confidence::Whole } else { Confidence::Doubtful })
 }
 
 /// Puts a small file in the place of another, durably and as a whole.
@@ -123,22 +123,22 @@ mod tests {
         disk
     }
 
-    fn past_of(disk: &MemoryDisk) -> Past {
-        past(disk, Path::new(DIR)).unwrap()
+    fn confidence_in(disk: &MemoryDisk) -> Confidence {
+        confidence(disk, Path::new(DIR)).unwrap()
     }
 
     /// A killed process leaves everything to the system; a machine that went down may not have it.
     #[test]
     fn mark_of_this_boot_is_harmless_and_one_of_another_is_not() {
         let disk = disk();
-        assert_eq!(past_of(&disk), Past::Whole);
+        assert_eq!(confidence_in(&disk), Confidence::Whole);
         mark(&disk, Path::new(DIR)).unwrap();
-        assert_eq!(past_of(&disk), Past::Whole, "the system still runs");
+        assert_eq!(confidence_in(&disk), Confidence::Whole, "the system still runs");
         disk.crash(&mut fastrand::Rng::with_seed(1), Keep::Nothing);
-        assert_eq!(past_of(&disk), Past::Doubtful, "the mark was durable");
+        assert_eq!(confidence_in(&disk), Confidence::Doubtful, "the mark was durable");
         unmark(&disk, Path::new(DIR)).unwrap();
         disk.crash(&mut fastrand::Rng::with_seed(1), Keep::Nothing);
-        assert_eq!(past_of(&disk), Past::Whole, "so is that it was taken away");
+        assert_eq!(confidence_in(&disk), Confidence::Whole, "so is that it was taken away");
     }
 
     /// What nobody can read proves nothing, and must not pass for the mark of this boot.
@@ -147,7 +147,7 @@ mod tests {
         let disk = disk();
         for content in [&b""[..], b"zmesh unsynced 1\n", b"\0\xFF", &[b'x'; 5_000]] {
             disk.overwrite(&file(Path::new(DIR)), content.to_vec());
-            assert_eq!(past_of(&disk), Past::Doubtful, "{content:?}");
+            assert_eq!(confidence_in(&disk), Confidence::Doubtful, "{content:?}");
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum OpenMode {
     CreateEmpty,
     /// The file must not exist.
     CreateNew,
+    /// The file must exist, and is only read: no right to write is needed.
+    Reading,
 }
 
 /// A place for files.
@@ -84,6 +86,17 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// is the same, every written byte is there, synced or not. None if it cannot tell.
     fn boot(&self) -> Option<String> {
         None
+    }
+
+    /// Takes the lock on the existing file `path` for reading: others may too, but nobody may have
+    /// it exclusively meanwhile. None when somebody does. A disk without shared locks takes the
+    /// exclusive one.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        self.try_lock(path)
     }
 }
 
@@ -176,9 +189,9 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(mode != OpenMode::Reading);
         match mode {
-            OpenMode::Existing => {}
+            OpenMode::Existing | OpenMode::Reading => {}
             OpenMode::CreateEmpty => {
                 options.create(true).truncate(true);
             }
@@ -212,6 +225,15 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        let file = File::open(path)?;
+        match file.try_lock_shared() {
             Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),

@@ -378,9 +378,9 @@ impl Disk for MemoryDisk {
             return Err(not_found(path));
         }
         let id = match (state.names.get(path).copied(), mode) {
-            (None, OpenMode::Existing) => return Err(not_found(path)),
+            (None, OpenMode::Existing | OpenMode::Reading) => return Err(not_found(path)),
             (Some(_), OpenMode::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
-            (Some(id), OpenMode::Existing) => id,
+            (Some(id), OpenMode::Existing | OpenMode::Reading) => id,
             (Some(id), OpenMode::CreateEmpty) => {
                 let file = state.files.get_mut(&id).expect("every name has its file");
                 file.change(Change::SetLen(0));

@@ -94,6 +94,24 @@ enum Slot {
     Valid(u64, Facts),
 }
 
+/// What a slot is, whatever it holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SlotState {
+    Bad,
+    Empty,
+    Valid { generation: u64 },
+}
+
+impl SlotState {
+    const fn of(slot: &Slot) -> Self {
+        match slot {
+            Slot::Bad | Slot::Newer(_) => Self::Bad,
+            Slot::Empty => Self::Empty,
+            Slot::Valid(generation, _) => Self::Valid { generation: *generation },
+        }
+    }
+}
+
 impl Metadata {
     /// Reads the metadata of `dir`; `None` when there is none, or when its creation was never
     /// finished. Changes nothing.
@@ -129,6 +147,18 @@ impl Metadata {
             }
         };
         Ok(Some(Self { file, path, generation, facts }))
+    }
+
+    /// Where a slot begins.
+    pub(super) fn slot_offset(slot: usize) -> u64 {
+        slot_offset(slot as u64)
+    }
+
+    /// What each of the two slots is, in words; for people.
+    pub(super) fn describe(disk: &dyn Disk, dir: &Path) -> Result<[SlotState; 2], WalError> {
+        let path = dir.join("meta");
+        let file = disk.open(&path, OpenMode::Existing).map_err(WalError::io("open", &path))?;
+        Ok([SlotState::of(&read(&*file, &path, 0)?), SlotState::of(&read(&*file, &path, 1)?)])
     }
 
     /// Creates the metadata of a new log, durably, in place of what an interrupted creation left.

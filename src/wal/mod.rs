@@ -17,10 +17,12 @@ mod lock;
 mod memory_disk;
 mod metadata;
 mod read;
+mod read_only;
 mod record;
 mod recovery;
 mod segment;
 mod table;
+mod verify;
 mod window;
 
 use std::collections::VecDeque;
@@ -34,6 +36,8 @@ use uuid::Uuid;
 pub use disk::{Disk, DiskFile, DiskLock, OpenMode, RealDisk};
 pub use error::WalError;
 pub use memory_disk::{Fault, Keep, MemoryDisk, Operation};
+pub use read_only::ReadOnlyDisk;
+pub use verify::{FileKind, FileReport, LogReport, Verdict, verify};
 
 use self::lock::DirectoryLock;
 use self::metadata::{BLOB_BYTES_MAX, Facts, Metadata, Tail};

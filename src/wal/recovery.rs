@@ -86,7 +86,7 @@ pub(super) fn open(
 }
 
 /// Files that claim to be segments.
-fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, WalError> {
+pub(super) fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, WalError> {
     let mut files = disk.list(dir).map_err(WalError::io("list", dir))?;
     files.retain(|path| Name::is_segment(path));
     Ok(files)
@@ -124,14 +124,14 @@ fn load_or_create(
 
 /// What the files of a directory are.
 #[derive(Debug, Default)]
-struct Survey {
+pub(super) struct Survey {
     /// The log, in order and without gaps.
-    segments: VecDeque<Segment>,
+    pub(super) segments: VecDeque<Segment>,
     /// Forgotten before, or created and never used.
-    leftovers: Vec<PathBuf>,
+    pub(super) leftovers: Vec<PathBuf>,
 }
 
-fn survey(
+pub(super) fn survey(
     disk: &dyn Disk,
     dir: &Path,
     files: &[PathBuf],
@@ -271,30 +271,23 @@ fn first_segment(
 
 /// What the records of a log amount to.
 #[derive(Debug)]
-struct Replay {
-    table: Table,
+pub(super) struct Replay {
+    pub(super) table: Table,
     /// Where the last segment ends.
-    offset: u32,
+    pub(super) offset: u32,
     /// Bytes after that which are not zero.
-    torn: u32,
+    pub(super) torn: u32,
 }
 
 /// Reads all segments. Changes nothing.
 fn replay(segments: &VecDeque<Segment>, metadata: &Metadata) -> Result<Replay, WalError> {
     let facts = metadata.facts();
     let oldest = segments.front().expect("a segment was found or created");
-    let mut replay = Replay { table: Table::new(oldest.before), offset: START, torn: 0 };
+    let mut replay = Replay::after(oldest.before);
     let mut sealed: Option<&Segment> = None;
     for segment in segments {
-        if let Some(sealed) = sealed
-            && replay.table.last() != segment.before
-        {
-            let Point { index, term } = segment.before;
-            let reason = format!(
-                "the segment ended with entry {index} of term {term}, and does \
-                                  not hold it"
-            );
-            return Err(sealed.corrupt(offset_of(replay.offset), reason));
+        if let Some(sealed) = sealed {
+            replay.check_sealed(sealed, segment)?;
         }
         replay.segment(segment, facts)?;
         sealed = Some(segment);
@@ -305,13 +298,18 @@ fn replay(segments: &VecDeque<Segment>, metadata: &Metadata) -> Result<Replay, W
     Ok(replay)
 }
 
-fn offset_of(bytes: u32) -> usize {
+pub(super) fn offset_of(bytes: u32) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 impl Replay {
+    /// No records; the first will follow `point`.
+    pub(super) fn after(point: Point) -> Self {
+        Self { table: Table::new(point), offset: START, torn: 0 }
+    }
+
     /// Reads the records of the next segment.
-    fn segment(&mut self, segment: &Segment, facts: &Facts) -> Result<(), WalError> {
+    pub(super) fn segment(&mut self, segment: &Segment, facts: &Facts) -> Result<(), WalError> {
         let bytes = segment.read()?;
         let mut walk = Walk::new(&bytes, segment.seed, offset_of(START));
         loop {
@@ -370,8 +368,19 @@ impl Replay {
         Ok(())
     }
 
+    /// Whether the segment that was read last holds what the next one says of it.
+    pub(super) fn check_sealed(&self, sealed: &Segment, next: &Segment) -> Result<(), WalError> {
+        let Point { index, term } = next.before;
+        if self.table.last() == next.before {
+            return Ok(());
+        }
+        let reason =
+            format!("the segment ended with entry {index} of term {term}, and does not hold it");
+        Err(sealed.corrupt(offset_of(self.offset), reason))
+    }
+
     /// Whether the log holds what the metadata promises.
-    fn check_end(&self, active: &Segment, facts: &Facts) -> Result<(), WalError> {
+    pub(super) fn check_end(&self, active: &Segment, facts: &Facts) -> Result<(), WalError> {
         let offset = offset_of(self.offset);
         if self.offset < facts.tail.offset {
             let reason = format!("the log was synced up to byte {}", facts.tail.offset);

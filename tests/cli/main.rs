@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+mod directories;
+mod members;
 mod nodes;
 
 /// What one run of `zmesh` did.
@@ -65,10 +67,12 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "demo",
         "cluster",
         "kv",
+        "member",
         "request",
         "tick",
         "peers",
         "status",
+        "check",
         "config",
         "completions",
         "version",
@@ -102,7 +106,7 @@ fn every_setting_of_serve_documents_its_default() {
     let (_, settings) = help.split_once("Node:").unwrap();
     let (settings, _) = settings.split_once("Global options:").unwrap();
     let options: Vec<_> = settings.split("\n      --").skip(1).collect();
-    assert_eq!(options.len(), 24, "options of serve");
+    assert_eq!(options.len(), 33, "options of serve");
     for option in options {
         // Lines are wrapped to the terminal, so a phrase may be split anywhere.
         let words: Vec<_> = option.split_whitespace().collect();
@@ -272,7 +276,8 @@ fn settings_that_cannot_work_together_are_refused() {
         (
             &["--id", "a", "--data-dir", "d", "--peer", "tcp://127.0.0.1:7701"],
             "error: replica.members (default): a replica among peers has to name the members of \
-             its store, itself included: set replica.members (--members)\n",
+             its store, itself included: set replica.members (--members); a new member of a \
+             cluster that has begun sets replica.join (--join)\n",
         ),
     ] {
         let args = [&["config", "check"], args].concat();
@@ -382,12 +387,20 @@ in_flight_max = 65536 # default
 [replica]
 # data_dir is not set
 # members is not set
+# join is not set
 # heartbeat_interval is not set
 # election_timeout is not set
 # in_sync_lag_max is not set
 # sync is not set
 # sync_interval is not set
 # segment_bytes is not set
+# snapshot_entries is not set
+# snapshot_bytes is not set
+# snapshot_part is not set
+# promote_lag is not set
+# scrub_rate is not set
+# scrub_interval is not set
+# hash_interval is not set
 
 [log]
 level = \"warn\" # --log-level

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Run, finish, run, zmesh};
 
 /// A `zmesh serve` on a socket in a directory of its own: no port that anybody else could have.
-struct Served {
+pub(crate) struct Served {
     dir: tempfile::TempDir,
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -20,27 +20,22 @@ struct Served {
 
 impl Served {
     /// Starts a node called `a` and waits until it is ready.
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), args)
     }
 
-    fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
-        let mut child = zmesh(dir.path())
-            .args(["serve", "--id", "a", "--exit-with-parent", "--log-level", "warn"])
-            .args(["--bind", "ipc://socket"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut ready = String::new();
-        stdout.read_line(&mut ready).unwrap();
+    pub(crate) fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
+        let (child, stdout, ready) = serve(dir.path(), "a", "ipc://socket", args);
         Self { dir, child, stdout, ready }
     }
 
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Runs a client command against it.
-    fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         finish(&mut self.command(args))
     }
 
@@ -51,25 +46,46 @@ impl Served {
     }
 
     /// The only line of a command that prints one line of JSON.
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let run = self.run(&[args, &["--json"]].concat());
         assert_eq!((run.exit, run.stderr.as_str()), (0, ""), "{args:?}");
         serde_json::from_str(&run.stdout).unwrap()
     }
 
     /// Asks it to stop, and returns its exit code and its directory.
-    fn stop(mut self) -> (Option<i32>, tempfile::TempDir) {
+    pub(crate) fn stop(mut self) -> (Option<i32>, tempfile::TempDir) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         (self.child.wait().unwrap().code(), self.dir)
     }
 }
 
-fn done(stdout: &str) -> Run {
+/// Starts a node in `dir`, and returns it with its output when it is ready.
+pub(crate) fn serve(
+    dir: &Path,
+    id: &str,
+    bind: &str,
+    args: &[&str],
+) -> (Child, BufReader<ChildStdout>, String) {
+    let mut child = zmesh(dir)
+        .args(["serve", "--id", id, "--exit-with-parent", "--log-level", "warn"])
+        .args(["--bind", bind])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut ready = String::new();
+    stdout.read_line(&mut ready).unwrap();
+    (child, stdout, ready)
+}
+
+pub(crate) fn done(stdout: &str) -> Run {
     Run { exit: 0, stdout: stdout.to_owned(), stderr: String::new() }
 }
 
-fn failed(exit: i32, stderr: &str) -> Run {
+pub(crate) fn failed(exit: i32, stderr: &str) -> Run {
     Run { exit, stdout: String::new(), stderr: stderr.to_owned() }
 }
 
@@ -88,6 +104,7 @@ fn keys_are_set_read_and_cleared() {
         json!({ "key": "colour", "value": "green", "encoding": "utf-8", "revision": 4 })
     );
     assert_eq!(run(&["kv", "get", "--stale", "colour"]), done("green"));
+    assert_eq!((run(&["kv", "get", ""]).exit, run(&["kv", "set", "", "x"]).exit), (2, 2));
     let absent = failed(1, "error: NOT_FOUND: taste has no value\n");
     assert_eq!(run(&["kv", "get", "taste"]), absent);
 
@@ -138,7 +155,7 @@ fn status_and_peers_describe_the_node() {
     let table = served.run(&["status"]).stdout;
     let mut lines = table.lines();
     let columns: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    let titles = "NODE ROLE TERM LEADER COMMIT APPLIED LAG PEERS DROPS UP";
+    let titles = "NODE ROLE TERM LEADER COMMIT APPLIED IN SYNC LAG PEERS DROPS UP";
     assert_eq!(columns.join(" "), titles);
     let cells: Vec<_> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(&cells[..2], ["a", "leader"]);
@@ -179,7 +196,7 @@ fn requests_are_answered_or_say_why_not() {
         next: see `zmesh peers` for names and labels; --timeout waits longer\n";
     assert_eq!(absent, failed(3, stderr));
     let system = run(&["request", "_mesh.status"]);
-    assert_eq!(system.exit, 1, "subjects of the system are not for users: {}", system.stderr);
+    assert_eq!(system.exit, 2, "subjects of the system are not for users: {}", system.stderr);
 }
 
 /// A command that ends right after it has sent must not take its tick with it.
@@ -243,6 +260,21 @@ fn mesh_without_a_replica_has_no_store() {
     assert_eq!(none, failed(3, stderr));
 }
 
+/// A cluster that never was is not one that lost its quorum: other nodes have to be started.
+#[test]
+fn cluster_that_has_not_begun_says_whom_it_waits_for() {
+    let served = Served::start(&["--data-dir", "data", "--members", "a,b,c"]);
+    let forming = finish(
+        zmesh(served.dir.path())
+            .args(["kv", "set", "k", "v", "--timeout", "1s"])
+            .args(["--connect", "ipc://socket"]),
+    );
+    let stderr = "error: NOT_FORMED: the cluster has not begun: it waits for b, c; \
+        nothing was written\n  \
+        next: start the nodes that are missing; it begins when all have been up\n";
+    assert_eq!(forming, failed(3, stderr));
+}
+
 /// A second node on one port, or on one directory, is a mistake in the configuration.
 #[test]
 fn what_belongs_to_another_process_is_refused() {
@@ -300,7 +332,7 @@ fn damaged_log_ends_the_node_with_its_own_exit_code() {
 }
 
 /// The file that holds the log.
-fn segment(dir: &Path) -> PathBuf {
+pub(crate) fn segment(dir: &Path) -> PathBuf {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let mut logs: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|it| it == "wal")).collect();

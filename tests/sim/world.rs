@@ -23,6 +23,8 @@ use crate::lying_disk::LyingDisk;
 
 #[path = "faults.rs"]
 mod faults;
+#[path = "journals.rs"]
+mod journals;
 #[path = "sessions.rs"]
 mod sessions;
 
@@ -37,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) mutant: Option<Mutant>,
     /// After how many entries a snapshot is taken.
     pub(crate) snapshot_entries: u64,
+    /// How many commands the log must keep, besides what the replica itself needs.
+    pub(crate) retained: usize,
 }
 
 impl Plan {
@@ -48,12 +52,18 @@ impl Plan {
             sessions: false,
             mutant: None,
             snapshot_entries: 6,
+            retained: 0,
         }
     }
 
     /// Three of five replicas begin; the others come and go.
     pub(crate) fn changing() -> Self {
         Self { changes: true, voters: 3, ..Self::voters(5) }
+    }
+
+    /// The machine refers to its last commands in the log.
+    pub(crate) fn journal(plan: Self) -> Self {
+        Self { retained: 60, ..plan }
     }
 
     /// Clients retry through sessions while leaders come and go.
@@ -69,6 +79,8 @@ pub(crate) enum Mutant {
     AcknowledgeBeforeSync,
     /// Forgets entries as soon as they are applied, before a snapshot has them.
     CompactTooMuch,
+    /// Does not say what the machine refers to.
+    ForgetFloor,
     /// Writes the first members into every snapshot.
     ForgetMembership,
     /// Does not write the term and the vote.
@@ -93,6 +105,8 @@ pub(crate) struct Report {
     /// Snapshots that were written, and that replicas continued from.
     pub(crate) snapshots: u64,
     pub(crate) installs: u64,
+    /// How often somebody read everything that the log must keep.
+    pub(crate) journals: u64,
     /// Of clients with sessions: commands done, submissions after the first, sessions that ended.
     pub(crate) done: u64,
     pub(crate) retries: u64,
@@ -132,6 +146,7 @@ pub(crate) struct World {
     crashes: u64,
     snapshots: u64,
     installs: u64,
+    journals: u64,
     healed: bool,
 }
 
@@ -197,6 +212,7 @@ impl World {
             terms: world.history.terms(),
             snapshots: world.snapshots,
             installs: world.installs,
+            journals: world.journals,
             done: world.sessions.done().len() as u64,
             retries: world.sessions.retries,
             expired: world.sessions.expired,
@@ -232,6 +248,7 @@ impl World {
             crashes: 0,
             snapshots: 0,
             installs: 0,
+            journals: 0,
             healed: false,
             rng,
         }
@@ -258,7 +275,8 @@ impl World {
         self.history.nothing_waits()?;
         self.history.check_end()?;
         self.done_once()?;
-        self.same_state()
+        self.same_state()?;
+        self.all_read_their_journals(last)
     }
 
     fn run_until(&mut self, end: Time, done: impl Fn(&Self) -> bool) -> Checked {
@@ -470,7 +488,7 @@ impl World {
                 self.history.leads(event.term, running.core.raft_id())?;
             }
         }
-        Ok(())
+        self.read_at_times(running)
     }
 
     fn look_at_log(&mut self, running: &mut Running) -> Checked {
@@ -579,7 +597,11 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
-        let mut machine = Sessions::new(Ledger::new(self.plan.sessions));
+        let mut machine = Sessions::new(Ledger::new(
+            self.plan.sessions,
+            self.plan.retained,
+            self.plan.mutant == Some(Mutant::ForgetFloor),
+        ));
         store.restore(&mut machine).map_err(|error| error.to_string())?;
         let checked = store.snapshot().map_or(Bootstrap::INDEX, |snapshot| snapshot.point.index);
         let core = Core::new(Setup {
@@ -587,7 +609,7 @@ impl World {
             incarnation: Incarnation(node.starts),
             bootstrap: store.bootstrap().clone(),
             snapshot: store.snapshot().cloned(),
-            older_snapshot: store.older_snapshot(),
+            older_snapshots: store.older_snapshots().to_vec(),
             hard_state: store.hard_state(),
             log: store.log(),
             machine,

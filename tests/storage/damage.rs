@@ -1,7 +1,7 @@
 //! Files that changed while nobody was looking. The log opens with everything that was synced, or
 //! refuses and names the place; a refusal changes no byte.
 
-use zmesh::wal::{HardState, OpenMode};
+use zmesh::wal::{HardState, LogReport, OpenMode, Verdict, verify};
 
 use super::*;
 
@@ -10,9 +10,16 @@ const fn offset_of(index: usize) -> usize {
     START + (index - 1) * RECORD
 }
 
-/// Opens, expects a refusal, and checks that it left every file alone.
+/// What a look from outside finds.
+fn look(site: &Site) -> LogReport {
+    verify(&site.disk, &site.dir).unwrap()
+}
+
+/// Opens, expects a refusal, and checks that it left every file alone, as does a look from outside,
+/// which finds that something is wrong, too.
 fn refusal(site: &Site) -> WalError {
     let before = site.image();
+    assert!(!look(site).is_sound(), "{:?}", look(site));
     let error = match site.open() {
         Ok((wal, found)) => panic!("opened with {found:?} and {} entries", contents(&wal).len()),
         Err(error) => error,
@@ -26,6 +33,10 @@ fn assert_corrupt(site: &Site, file: &Path, offset: usize, case: &str) {
     match refusal(site) {
         WalError::Corrupt { file: found, offset: at, reason } => {
             assert_eq!((found.as_path(), at), (file, offset as u64), "{case}: {reason}");
+            let report = look(site);
+            let verdict = Verdict::Damaged { offset: at, reason };
+            let found = report.files.iter().any(|it| it.file == file && it.verdict == verdict);
+            assert!(found, "{case}: {report:?}");
         }
         other => panic!("{case}: {other}"),
     }
@@ -62,7 +73,13 @@ fn write_that_stopped_at_any_byte_is_cut() {
         let step = if site.memory.is_some() { 1 } else { 7 };
         for length in (offset_of(8)..offset_of(11)).step_by(step) {
             site.damage(&file, |bytes| bytes[length..].fill(0));
+            let before = site.image();
+            let report = look(&site);
+            assert!(report.is_sound() && site.image() == before, "{report:?}");
             let (mut wal, found) = site.open().unwrap();
+            let harmless = |it: &Verdict| matches!(it, Verdict::Harmless { .. });
+            let torn = report.files.iter().any(|file| harmless(&file.verdict));
+            assert_eq!((report.last.index, torn), (found.last_index, found.torn_bytes > 0));
             // The last three bytes of each record are padding and zero anyway.
             let whole = (length - START + 3) / RECORD;
             assert_eq!(contents(&wal), all[..whole], "stopped at {length}");
@@ -219,6 +236,27 @@ fn sealed_segment_that_lost_its_end_is_refused() {
         site.restore(&image);
         site.damage(&files[1], |bytes| bytes[offset_of(20) + 40..].fill(0));
         assert_corrupt(&site, &files[1], offset_of(20), "lost half of its last record");
+    }
+}
+
+/// All of it is told, since somebody has to decide what can be saved; opening stops at the first.
+#[test]
+fn look_from_outside_finds_every_damage() {
+    for site in Site::both() {
+        site.filled(50);
+        let files = site.segments();
+        for file in &files[..2] {
+            site.damage(file, |bytes| bytes[offset_of(5) + 40] ^= 1);
+        }
+        site.damage(&files[2], |bytes| bytes[offset_of(3) + 40] ^= 1);
+        let report = look(&site);
+        let damaged = report.files.iter().filter_map(|file| match file.verdict {
+            Verdict::Damaged { offset, .. } => Some((&file.file, offset)),
+            _ => None,
+        });
+        let damaged: Vec<_> = damaged.collect();
+        let [five, three] = [offset_of(5) as u64, offset_of(3) as u64];
+        assert_eq!(damaged, [(&files[0], five), (&files[1], five), (&files[2], three)]);
     }
 }
 

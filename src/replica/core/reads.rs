@@ -52,7 +52,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.read_count >= self.options.reads_max {
             return self.answer(ticket, Err(ReplicaError::ProposalsFull));
         }
-        if let Some(response) = self.machine.poll_query(&query) {
+        if let Some(response) = self.machine.poll_query(&query, &self.past()) {
             return self.answer_query(ticket, response);
         }
         self.read_count += 1;
@@ -63,7 +63,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     /// Answers a query from whatever has been applied here, however old that is; the index says
     /// how far it reaches.
     pub fn read_stale(&self, query: &Bytes) -> (u64, Bytes) {
-        (self.applied, self.machine.query(query))
+        (self.applied, self.machine.query(query, &self.past()))
     }
 
     pub(super) fn take_unconfirmed_reads(&mut self) -> Vec<Operation<T>> {
@@ -90,7 +90,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 self.read_count -= 1;
                 let response = match operation.id {
                     Some(id) => self.machine.inquire(id, self.is_under_way(id)),
-                    None => self.machine.query(&operation.bytes),
+                    None => self.machine.query(&operation.bytes, &self.past()),
                 };
                 self.answer_query(operation.ticket, response);
             }
@@ -104,7 +104,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.pending_seen = self.applied;
         for operation in std::mem::take(&mut self.pending) {
-            match self.machine.poll_query(&operation.bytes) {
+            match self.machine.poll_query(&operation.bytes, &self.past()) {
                 Some(response) => {
                     self.read_count -= 1;
                     self.answer_query(operation.ticket, response);

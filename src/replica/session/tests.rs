@@ -9,6 +9,8 @@ use crate::replica::machine::image_bytes;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Counter {
     total: u64,
+    /// Commands that it was told of and did not apply.
+    skipped: u64,
 }
 
 impl Machine for Counter {
@@ -20,8 +22,17 @@ impl Machine for Counter {
         Bytes::from(self.total.to_string())
     }
 
-    fn query(&self, _: &Bytes) -> Bytes {
-        Bytes::from(self.total.to_string())
+    fn skip(&mut self, _: u64, _: &Bytes) {
+        self.skipped += 1;
+    }
+
+    /// Answers with the commands that it is shown, and where to go on.
+    fn query(&self, _: &Bytes, past: &dyn Past) -> Bytes {
+        Bytes::from(format!("{:?}", past.commands(1, 1_000)))
+    }
+
+    fn log_floor(&self) -> Option<u64> {
+        Some(self.total)
     }
 
     fn alarms(&self) -> Vec<Alarm> {
@@ -29,15 +40,16 @@ impl Machine for Counter {
     }
 
     fn snapshot(&self) -> Image {
-        let total = self.total;
-        Box::new(move |out| out.write_all(&total.to_le_bytes()))
+        let numbers = [self.total, self.skipped];
+        Box::new(move |out| numbers.iter().try_for_each(|it| out.write_all(&it.to_le_bytes())))
     }
 
     fn restore(&mut self, snapshot: &mut dyn Read) -> Result<(), InvalidSnapshot> {
-        let mut bytes = Vec::new();
-        snapshot.read_to_end(&mut bytes)?;
-        let bytes = bytes[..].try_into().map_err(|_| InvalidSnapshot::new("not 8 bytes"))?;
-        self.total = u64::from_le_bytes(bytes);
+        let mut numbers = [[0; 8]; 2];
+        for number in &mut numbers {
+            snapshot.read_exact(number)?;
+        }
+        [self.total, self.skipped] = numbers.map(u64::from_le_bytes);
         Ok(())
     }
 }
@@ -104,6 +116,65 @@ fn retry_gets_the_first_result_and_is_not_applied() {
     world.apply(&once);
     world.apply(&once);
     assert_eq!(world.sessions.inner().total, 8, "without a session each submission is applied");
+}
+
+/// A machine that reads the log again finds there what its sessions did not let through.
+#[test]
+fn machine_hears_of_every_command_that_is_not_applied() {
+    let mut world = World::new(small());
+    let session = world.open();
+    let skipped = |world: &World| world.sessions.inner().skipped;
+    world.add(session, 1, 1, 5);
+    assert_eq!(skipped(&world), 0);
+    world.add(session, 1, 1, 5);
+    assert_eq!(skipped(&world), 1, "a retry");
+    world.add(session, 1, 1, 6);
+    assert_eq!(skipped(&world), 2, "another command with its serial");
+    world.add(session + 1, 1, 1, 5);
+    assert_eq!(skipped(&world), 3, "no such session");
+    world.add(session, 4, 4, 5);
+    world.add(session, 3, 1, 5);
+    assert_eq!(skipped(&world), 4, "acknowledged");
+    for serial in 5..=7 {
+        world.add(session, serial, 4, 0);
+    }
+    assert!(matches!(world.add(session, 8, 4, 0), Outcome::Refused(SessionError::Full)));
+    assert_eq!(skipped(&world), 5, "too much is kept");
+    world.apply(&Submission::End { session }.encode());
+    world.apply(&Bytes::from_static(b"\x09"));
+    assert_eq!(skipped(&world), 5, "what is no command of the machine");
+    world.sessions.skip(9, &numbered(session, 1, 1, b"a"));
+    world.sessions.skip(9, &Submission::End { session }.encode());
+    assert_eq!(skipped(&world), 6, "sessions in sessions");
+}
+
+/// A machine knows nothing of sessions, neither when it applies nor when it looks back.
+#[test]
+fn machine_sees_its_own_commands_in_the_past() {
+    /// Submissions by index.
+    struct Submissions(Vec<(u64, Bytes)>);
+
+    impl Past for Submissions {
+        fn commands(&self, from: u64, bytes_max: u64) -> Result<PastCommands, PastError> {
+            match from {
+                0 => Err(PastError::Forgotten { first: bytes_max }),
+                _ => Ok(PastCommands { commands: self.0.clone(), next: 7 }),
+            }
+        }
+    }
+
+    let once = Submission::Once { command: Bytes::from_static(b"a") }.encode();
+    let open = Submission::Open { idle: IDLE_MIN }.encode();
+    let junk = Bytes::from_static(b"\x09");
+    let past = vec![(2, once), (3, open), (4, numbered(3, 1, 1, b"b")), (5, junk)];
+    let sessions = Sessions::new(Counter { total: 5, skipped: 0 });
+    let seen = sessions.query(&Bytes::new(), &Submissions(past));
+    let commands = vec![(2, Bytes::from_static(b"a")), (4, Bytes::from_static(b"b"))];
+    let expected = format!("{:?}", Ok::<_, PastError>(PastCommands { commands, next: 7 }));
+    assert_eq!(seen, expected);
+    let forgotten = PastInside(&Submissions(Vec::new())).commands(0, 9);
+    assert_eq!(forgotten, Err(PastError::Forgotten { first: 9 }));
+    assert_eq!(sessions.log_floor(), Some(5));
 }
 
 /// A client that reuses a number has a bug that must not look like success.
@@ -262,8 +333,8 @@ fn damaged_snapshot_is_refused_and_the_state_stays() {
     for cut in 0..bytes.len() {
         assert!(world.sessions.restore(&mut &bytes[..cut]).is_err(), "cut at {cut}");
     }
-    // The last eight bytes are the counter's, which does not check them.
-    for at in 0..bytes.len() - 8 {
+    // The last sixteen bytes are the counter's, which does not check them.
+    for at in 0..bytes.len() - 16 {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
         assert!(world.sessions.restore(&mut &damaged[..]).is_err(), "damaged at {at}");
@@ -366,7 +437,7 @@ proptest! {
             prop_assert_eq!(replica.apply(&bytes), outcome);
             if number == cut {
                 let image = image_bytes(replica.sessions.snapshot());
-                let inner = Counter { total: 77 };
+                let inner = Counter { total: 77, skipped: 7 };
                 replica.sessions = Sessions::with_limits(inner, small());
                 replica.sessions.restore(&mut &image[..]).unwrap();
             }

@@ -15,6 +15,11 @@ pub enum Job {
         /// What it has to be.
         snapshot: Snapshot,
     },
+    /// Look whether a snapshot that is on disk is whole, before it is offered to anybody.
+    Inspect {
+        /// Which.
+        point: Point,
+    },
     /// Write a snapshot.
     Write {
         /// The last entry in it.
@@ -36,6 +41,13 @@ pub enum JobDone {
         /// Whether it is durable and what it has to be.
         result: Result<(), SnapshotError>,
     },
+    /// Of [`Job::Inspect`].
+    Inspected {
+        /// Which snapshot.
+        point: Point,
+        /// What it is, if it is whole.
+        result: Result<Snapshot, SnapshotError>,
+    },
     /// Of [`Job::Write`].
     Written {
         /// The snapshot, which is durable.
@@ -50,6 +62,7 @@ impl Job {
             Self::Check { snapshot } => {
                 JobDone::Checked { point: snapshot.point, result: files.finish(&snapshot) }
             }
+            Self::Inspect { point } => JobDone::Inspected { point, result: files.inspect(point) },
             Self::Write { point, membership, image } => {
                 JobDone::Written { result: files.write(point, membership, image) }
             }
@@ -63,6 +76,7 @@ impl std::fmt::Debug for Job {
             Self::Check { snapshot } => {
                 f.debug_struct("Check").field("snapshot", snapshot).finish()
             }
+            Self::Inspect { point } => f.debug_struct("Inspect").field("point", point).finish(),
             Self::Write { point, .. } => {
                 f.debug_struct("Write").field("point", point).finish_non_exhaustive()
             }
