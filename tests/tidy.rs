@@ -40,6 +40,7 @@ const SHELLS: &[&str] = &[
     "src/replica/driver.rs",
     "src/replica/formation.rs",
     "src/replica/handle.rs",
+    "src/replica/rejoin.rs",
     "src/replica/service.rs",
     "src/kv/mod.rs",
     "src/kv/client",
