@@ -103,11 +103,19 @@ fn forged_records_are_passed_over() {
     let at = parts.windows(4).position(|bytes| bytes == b"true").unwrap();
     let mut forged = parts.to_vec();
     forged[at..at + 4].copy_from_slice(b"fake");
+    // Of a batch: base, timestamp, count, bytes; then of its record: key bytes, value bytes.
+    let mut redated = parts.to_vec();
+    redated[at - 6 - 16] ^= 1;
     let floor = world.machine.log_floor();
-    world.apply(&Command::Carry(forged.into()));
-    assert_eq!(world.machine.log_floor(), floor);
-    assert_eq!(records(&world.page("a", 0, 99, 9), 0), [(0, name("true"))]);
-    world.apply(&Command::Carry(parts));
+    for forged in [&forged, &redated] {
+        world.apply(&Command::Carry(forged.clone().into()));
+        assert_eq!(world.machine.log_floor(), floor);
+        assert_eq!(records(&world.page("a", 0, 99, 9), 0), [(0, name("true"))]);
+    }
+    // What is passed over where it is applied is passed over by readers.
+    world.apply(&Command::Carry([forged, redated, parts.to_vec()].concat().into()));
     assert!(world.machine.log_floor() > floor);
-    assert_eq!(records(&world.page("a", 0, 99, 9), 0), [(0, name("true"))]);
+    let page = world.page("a", 0, 99, 9);
+    assert_eq!(records(&page, 0), [(0, name("true"))]);
+    assert_eq!(page.batches[0].timestamp, 1);
 }
