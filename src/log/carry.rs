@@ -28,6 +28,9 @@ use crate::replica::Past;
 const CARRY_BYTES: usize = 512 * 1024;
 /// Points that one command carries.
 const PARTS_MAX: usize = 512;
+/// Topics that one command carries: each costs a read of the log of its own, and the replica does
+/// nothing else meanwhile.
+const TOPICS_MAX: usize = 64;
 
 /// One point of a topic.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,6 +48,7 @@ pub(super) struct Part {
 pub(super) struct Carry {
     out: BytesMut,
     parts: usize,
+    topics: usize,
 }
 
 impl Carry {
@@ -55,6 +59,7 @@ impl Carry {
         topic: &Topic,
         past: &dyn Past,
     ) -> Result<(), Refusal> {
+        self.topics += 1;
         let mut scan = Scan::new(name, past);
         for position in topic.swept..topic.points.len() {
             let Some(point) = topic.points.at(position) else { break };
@@ -78,7 +83,7 @@ impl Carry {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.parts == PARTS_MAX || self.out.len() >= CARRY_BYTES
+        self.parts == PARTS_MAX || self.topics == TOPICS_MAX || self.out.len() >= CARRY_BYTES
     }
 
     /// What is carried; nothing if it is empty.

@@ -500,10 +500,14 @@ impl Machine for LogMachine {
     }
 
     fn poll_query(&self, query: &Bytes, past: &dyn Past) -> Option<Bytes> {
+        self.may_answer(query, 0).then(|| self.query(query, past))
+    }
+
+    fn may_answer(&self, query: &Bytes, _: u64) -> bool {
         match Query::decode(query) {
-            Ok(Query::Read(read)) if self.is_ahead(&read) => None,
-            Ok(Query::Group { topic, query }) if self.is_early(&topic, &query) => None,
-            Ok(_) | Err(_) => Some(self.query(query, past)),
+            Ok(Query::Read(read)) => !self.is_ahead(&read),
+            Ok(Query::Group { topic, query }) => !self.is_early(&topic, &query),
+            Ok(_) | Err(_) => true,
         }
     }
 
