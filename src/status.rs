@@ -139,6 +139,9 @@ pub struct Running {
     pub reads_waiting: usize,
     /// Whether the disk has room for more entries; without it, writes are refused.
     pub has_room: bool,
+    /// The newest difference between the states of the members that this one has found.
+    #[serde(default)]
+    pub divergence: Option<replica::Divergence>,
 }
 
 /// A follower as its leader sees it.
@@ -346,6 +349,7 @@ impl From<replica::Status> for Running {
             proposals_waiting: status.waiting.proposals,
             reads_waiting: status.waiting.reads,
             has_room: status.has_room,
+            divergence: status.hashes.divergence.clone(),
         }
     }
 }

@@ -152,6 +152,7 @@ fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
     settings.options.snapshot_bytes = replica.snapshot_bytes;
     settings.options.snapshot_part_bytes = replica.snapshot_part_bytes;
     settings.options.promote_lag_max = replica.promote_lag_max;
+    settings.options.hash_interval = replica.hash_interval;
     let defaults = consensus::Options::default();
     settings.options.consensus = consensus::Options {
         // Two steps in a heartbeat keep both intervals close to what was asked for.

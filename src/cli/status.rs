@@ -3,7 +3,7 @@
 use serde::Serialize;
 use zmesh::NodeId;
 use zmesh::consensus::Role;
-use zmesh::status::{self, ReplicaStatus, Status};
+use zmesh::status::{self, ReplicaStatus, Running, Status};
 
 use super::client::{self, Client};
 use super::failure::Failure;
@@ -67,6 +67,13 @@ fn remarks(status: &Status) -> Vec<String> {
         }
         Some(ReplicaStatus::Running(running)) if !running.has_room => {
             remarks.push(format!("{node} refuses writes: no space is left for the log"));
+        }
+        Some(ReplicaStatus::Running(Running { divergence: Some(divergence), .. })) => {
+            remarks.push(format!(
+                "{node}: its state after entry {} differs from that of {}: see `zmesh check --online`",
+                divergence.index,
+                divergence.others.join(", ")
+            ));
         }
         Some(ReplicaStatus::Running(_)) | None => {}
     }

@@ -26,9 +26,11 @@ use crate::consensus::{self, Consensus, Log, Persist, ProposeError, Refusal, Rol
 use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
+use marks::Marks;
 use snapshots::Snapshots;
 
 mod inquiry;
+mod marks;
 mod members;
 mod proposals;
 mod reads;
@@ -50,6 +52,7 @@ pub struct Core<M, T, L: Log = SharedLog> {
     /// The term of that entry.
     applied_term: u64,
     snapshots: Snapshots,
+    marks: Marks,
     has_room: bool,
     /// Whether committed entries are left for the next turn.
     has_more: bool,
@@ -87,6 +90,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
     repair_due: Time,
     repair_matched: BTreeMap<u64, u64>,
     failure: Option<String>,
+    /// Whether what it has applied, or has on disk, is not to be relied on.
+    condemned: bool,
 }
 
 /// A command or query with its owner's name for it.
@@ -142,6 +147,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     /// [`StartError`]: the options or the disk's content cannot be used.
     pub fn new(setup: Setup<M, L>) -> Result<Self, StartError> {
         let repair_due = setup.now + setup.options.repair_interval;
+        let mark_due = setup.now + setup.options.hash_interval;
         let consensus = Consensus::new(consensus::Setup {
             raft_id: setup.raft_id,
             incarnation: setup.incarnation,
@@ -165,6 +171,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             applied: start.index,
             applied_term: start.term,
             snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshot),
+            marks: Marks::new(start.index, mark_due),
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -189,6 +196,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_due,
             repair_matched: BTreeMap::new(),
             failure: None,
+            condemned: false,
         })
     }
 
@@ -268,6 +276,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.observe();
         self.answer_handovers();
         self.propose_alarms();
+        self.propose_mark();
         self.propose_queued();
         self.move_snapshots();
         self.drain();
@@ -287,6 +296,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         let due = crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry);
         let due = crate::timer::earliest(due, self.snapshots.transfers.poll_timeout());
+        let due = crate::timer::earliest(due, self.mark_due());
         crate::timer::earliest(due, self.alarms.poll_timeout())
     }
 
@@ -398,6 +408,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             followers: self.consensus.followers(),
             repair: self.repair,
             snapshots: self.snapshots.status(),
+            hashes: self.marks.status(),
             waiting: Waiting {
                 proposals: self.queued.len() + self.proposed.len(),
                 bytes: self.command_bytes,
@@ -518,6 +529,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         };
         self.alarms.take(self.now, &mut self.effects);
+        if std::mem::take(&mut self.effects.marked) {
+            self.mark(wal::Point { index: entry.index, term: entry.term });
+        }
         while let Some(waiting) = self.proposed.first_entry() {
             let (index, term) = *waiting.key();
             if index > entry.index {

@@ -142,7 +142,16 @@ impl<M: Machine> Driver<M> {
                 tokio::task::yield_now().await;
             }
             if let Some(failure) = self.core.failure() {
-                return Err(Stopped::new(StopCause::Failed, &failure));
+                let cause = match self.core.is_condemned() {
+                    true => {
+                        if let Err(error) = self.store.condemn(failure) {
+                            tracing::error!(%error, "the directory cannot be marked as damaged");
+                        }
+                        StopCause::Corrupt
+                    }
+                    false => StopCause::Failed,
+                };
+                return Err(Stopped::new(cause, &failure));
             }
         }
         // Only a hint for the next start, which finds out by itself otherwise.

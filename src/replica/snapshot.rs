@@ -86,6 +86,11 @@ impl SnapshotFiles {
         self.shared.cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// Whether [`Self::cancel`] was called.
+    pub(super) fn cancelled(&self) -> &AtomicBool {
+        &self.shared.cancelled
+    }
+
     /// Writes a snapshot. It is durable when this returns.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use crate::consensus::membership::Member;
 use crate::consensus::{Follower, Refusals, Role};
 use crate::id::NodeId;
+use crate::replica::hashes::{Divergence, StateHash};
 
 /// A replica at one moment.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -29,6 +30,8 @@ pub struct Status {
     pub repair: Repair,
     /// What there is of snapshots, and which are on their way.
     pub snapshots: Snapshots,
+    /// What comparing the states of the members has come to.
+    pub hashes: Hashes,
     /// Proposals that wait for the quorum, and their bytes.
     pub waiting: Waiting,
     /// What was refused at the door since the start.
@@ -58,6 +61,20 @@ pub struct Snapshots {
     pub sending: Vec<Transfer>,
     /// From the leader.
     pub receiving: Option<Transfer>,
+}
+
+/// Comparisons of states, counted since the start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Hashes {
+    /// The newest sums of this replica, oldest first.
+    #[serde(skip)]
+    pub own: Vec<StateHash>,
+    /// How often the state of this replica was equal to that of the members which had told theirs.
+    pub equal: u64,
+    /// Marks at which the one before was still being worked on.
+    pub skipped: u64,
+    /// The newest difference that was found.
+    pub divergence: Option<Divergence>,
 }
 
 /// A snapshot on its way.

@@ -5,12 +5,13 @@
 //!
 //! Touches the disk only through [`wal::Disk`], so a simulation runs this very code.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::condemned;
 use super::core::{Core, Done};
 use super::machine::{InvalidSnapshot, Machine};
 use super::snapshot::{Loaded, SnapshotError, SnapshotFiles};
@@ -26,6 +27,8 @@ pub struct Store {
     wal: Arc<Mutex<Wal>>,
     identity: Identity,
     bootstrap: Bootstrap,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
     files: SnapshotFiles,
     loaded: Loaded,
 }
@@ -41,6 +44,17 @@ pub enum StoreError {
     /// The first members as stored make no sense; the directory is damaged.
     #[error("the stored members cannot be: {0}")]
     Bootstrap(#[from] InvalidBootstrap),
+    /// The replica was found to be damaged, and stopped for good.
+    #[error(
+        "{} is not to be used any more: {reason}; put it aside and join again: zmesh repair --rejoin",
+        dir.display()
+    )]
+    Condemned {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The directory was begun but never got its members; [`Store::create`] with the same raft id
     /// completes it.
     #[error("the directory was not completely created")]
@@ -63,9 +77,11 @@ impl StoreError {
     /// Whether the same call can succeed later: the disk was full and nothing was written.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Bootstrap(_) | Self::Incomplete { .. } | Self::Restore(_) | Self::Snapshot(_) => {
-                false
-            }
+            Self::Bootstrap(_)
+            | Self::Condemned { .. }
+            | Self::Incomplete { .. }
+            | Self::Restore(_)
+            | Self::Snapshot(_) => false,
             Self::Wal(error) => error.is_retryable(),
         }
     }
@@ -110,6 +126,11 @@ impl Store {
         options: wal::Options,
     ) -> Result<Option<Self>, StoreError> {
         let Some(identity) = Wal::identity(disk.as_ref(), dir)? else { return Ok(None) };
+        let condemned = condemned::read(disk.as_ref(), dir);
+        let io = |source| WalError::Io { operation: "read", file: dir.to_path_buf(), source };
+        if let Some(reason) = condemned.map_err(io)? {
+            return Err(StoreError::Condemned { dir: dir.to_path_buf(), reason });
+        }
         let (wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
         Self::with(disk, dir, wal, identity).map(Some)
     }
@@ -147,6 +168,15 @@ impl Store {
             wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         Ok(())
+    }
+
+    /// Writes down that no replica may start on this directory any more.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says; the next start may be tried.
+    pub fn condemn(&self, reason: &str) -> std::io::Result<()> {
+        condemned::write(self.disk.as_ref(), &self.dir, reason)
     }
 
     /// Whether there is room for more entries; tries to make some if there was none.
@@ -238,7 +268,7 @@ impl Store {
             return Err(StoreError::Incomplete { identity });
         }
         let bootstrap = Bootstrap::decode(wal.bootstrap())?;
-        let files = SnapshotFiles::new(disk, dir, identity.cluster);
+        let files = SnapshotFiles::new(Arc::clone(&disk), dir, identity.cluster);
         files.sweep()?;
         let mut loaded = files.load(wal.compaction().index)?;
         if let Some(Snapshot { point, .. }) = loaded.newest
@@ -251,7 +281,8 @@ impl Store {
         }
         let reached = wal.compaction().index;
         loaded.older = loaded.older.filter(|older| older.index >= reached);
-        Ok(Self { wal: Arc::new(Mutex::new(wal)), identity, bootstrap, files, loaded })
+        let (wal, dir) = (Arc::new(Mutex::new(wal)), dir.to_path_buf());
+        Ok(Self { wal, identity, bootstrap, disk, dir, files, loaded })
     }
 }
 

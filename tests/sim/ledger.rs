@@ -15,11 +15,18 @@ pub(crate) struct Ledger {
     kv: KvMachine,
     counts: BTreeMap<Bytes, u32>,
     twice: Option<Bytes>,
+    /// Whether it does at times what no other replica does.
+    is_astray: bool,
 }
 
 impl Ledger {
     pub(crate) fn new(counts_commands: bool) -> Self {
         Self { counts_commands, ..Self::default() }
+    }
+
+    /// One that is not deterministic.
+    pub(crate) fn astray(self) -> Self {
+        Self { is_astray: true, ..self }
     }
 
     /// How often a command was applied.
@@ -41,6 +48,9 @@ impl Machine for Ledger {
             if *count > 1 {
                 self.twice = Some(command.clone());
             }
+        }
+        if self.is_astray && index.is_multiple_of(20) {
+            self.counts.insert(Bytes::from_static(b"astray"), 1);
         }
         self.kv.apply(index, command, effects)
     }

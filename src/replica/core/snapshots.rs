@@ -15,11 +15,12 @@ use crate::consensus::membership::Bootstrap;
 use crate::consensus::wire::Envelope;
 use crate::consensus::{Log, Refusal, Role, Snapshot};
 use crate::replica::error::ReplicaError;
+use crate::replica::hashes::StateHash;
 use crate::replica::machine::Machine;
 use crate::replica::setup::Options;
 use crate::replica::snapshot::{Job, JobDone, SnapshotError};
 use crate::replica::status::Snapshots as Status;
-use crate::replica::transfer::{Ended, FileWork, Frame, Transfers};
+use crate::replica::transfer::{Content, Ended, FileWork, Frame, Transfers};
 use crate::timer::Time;
 use crate::wal::{Entry, HardState, Point};
 
@@ -70,6 +71,10 @@ impl Snapshots {
             installed: 0,
             failed: 0,
         }
+    }
+
+    pub(super) fn push_job(&mut self, job: Job) {
+        self.jobs.push_back(job);
     }
 
     pub(super) fn applied(&mut self, entry: &Entry) {
@@ -170,6 +175,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 let result = result.map_err(|error| error.is_damage());
                 self.snapshots.transfers.checked(point, result, self.now);
             }
+            JobDone::Summed { result } => self.summed(result),
             JobDone::Written { result } => {
                 let written = self.snapshots.written(result, self.now);
                 if written.is_some() {
@@ -253,6 +259,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         let (cluster, to) = (self.consensus.cluster(), self.raft_id());
         self.consensus.check_sender(from)?;
         let frame = Frame::decode(frame, Envelope { cluster, from, to })?;
+        if let Content::Hash { hash, bytes } = frame.content {
+            self.told(from, StateHash { point: frame.point, hash, bytes });
+            return Ok(());
+        }
         let Snapshots { transfers, newest, .. } = &mut self.snapshots;
         transfers.handle(frame, newest.as_ref(), self.now);
         Ok(())

@@ -5,6 +5,7 @@
 use super::{SnapshotError, SnapshotFiles};
 use crate::consensus::Snapshot;
 use crate::consensus::membership::Membership;
+use crate::replica::hashes::{self, StateHash};
 use crate::replica::machine::Image;
 use crate::wal::Point;
 
@@ -14,6 +15,13 @@ pub enum Job {
     Check {
         /// What it has to be.
         snapshot: Snapshot,
+    },
+    /// Sum up a state.
+    Sum {
+        /// The last entry in it.
+        point: Point,
+        /// The state.
+        image: Image,
     },
     /// Write a snapshot.
     Write {
@@ -36,6 +44,11 @@ pub enum JobDone {
         /// Whether it is durable and what it has to be.
         result: Result<(), SnapshotError>,
     },
+    /// Of [`Job::Sum`].
+    Summed {
+        /// The sum.
+        result: std::io::Result<StateHash>,
+    },
     /// Of [`Job::Write`].
     Written {
         /// The snapshot, which is durable.
@@ -50,6 +63,9 @@ impl Job {
             Self::Check { snapshot } => {
                 JobDone::Checked { point: snapshot.point, result: files.finish(&snapshot) }
             }
+            Self::Sum { point, image } => {
+                JobDone::Summed { result: hashes::sum(point, image, files.cancelled()) }
+            }
             Self::Write { point, membership, image } => {
                 JobDone::Written { result: files.write(point, membership, image) }
             }
@@ -62,6 +78,9 @@ impl std::fmt::Debug for Job {
         match self {
             Self::Check { snapshot } => {
                 f.debug_struct("Check").field("snapshot", snapshot).finish()
+            }
+            Self::Sum { point, .. } => {
+                f.debug_struct("Sum").field("point", point).finish_non_exhaustive()
             }
             Self::Write { point, .. } => {
                 f.debug_struct("Write").field("point", point).finish_non_exhaustive()
