@@ -80,6 +80,7 @@ pub mod discovery;
 mod error;
 mod id;
 pub mod kv;
+pub mod log;
 pub mod node;
 pub mod presence;
 pub mod protocol;
