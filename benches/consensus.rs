@@ -76,7 +76,7 @@ fn start(member: &Member, bootstrap: &Bootstrap) -> (Core<KvMachine, usize>, Sto
         incarnation: Incarnation(1),
         bootstrap: bootstrap.clone(),
         snapshot: None,
-        older_snapshot: None,
+        older_snapshots: Vec::new(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine: KvMachine::new(),

@@ -142,6 +142,27 @@ error_codes! {
     StaleSerial = 43, "STALE_SERIAL", Unknown, false;
     /// Too many results of the session are not acknowledged.
     SessionFull = 44, "SESSION_FULL", None, true;
+    /// Fewer replicas are in sync than the write asks for; it was not proposed.
+    InsufficientIsr = 45, "INSUFFICIENT_ISR", None, true;
+    /// The write is committed, but not on as many replicas in sync as it asks for.
+    NotOnAll = 46, "NOT_ON_ALL", Unknown, true;
+
+    /// The log has no such topic.
+    TopicUnknown = 56, "TOPIC_UNKNOWN", None, false;
+    /// The topic exists with other options.
+    TopicExists = 57, "TOPIC_EXISTS", None, false;
+    /// The records would not have got the offset that was expected.
+    OffsetMismatch = 58, "OFFSET_MISMATCH", None, false;
+    /// The records at this offset are not kept any more.
+    OffsetTooOld = 59, "OFFSET_TOO_OLD", None, false;
+    /// A reader was further behind than it allows itself to be.
+    TooSlow = 60, "TOO_SLOW", None, false;
+    /// The cursor is not where it was expected.
+    CursorMismatch = 61, "CURSOR_MISMATCH", None, false;
+    /// There are as many topics or cursors as there may be.
+    LogLimit = 62, "LOG_LIMIT", None, true;
+    /// The replica lacks a part of the log; others have it.
+    LogBehind = 63, "LOG_BEHIND", None, true;
 
     /// A change of the members is under way.
     ChangePending = 64, "CHANGE_PENDING", None, true;
@@ -155,6 +176,19 @@ error_codes! {
     NotVoter = 68, "NOT_VOTER", None, false;
     /// Without the member too few voters would answer.
     QuorumAtRisk = 69, "QUORUM_AT_RISK", None, true;
+
+    /// The topic has no such group of consumers.
+    GroupNotFound = 72, "GROUP_NOT_FOUND", None, false;
+    /// There is such a group, with other options.
+    GroupDiffers = 73, "GROUP_DIFFERS", None, false;
+    /// The topic has too many groups, or the group too many members.
+    GroupLimit = 74, "GROUP_LIMIT", None, true;
+    /// The member left its group, or was silent for too long.
+    NotInGroup = 75, "NOT_IN_GROUP", None, false;
+    /// The record was given to another member, or is done with.
+    StaleDelivery = 76, "STALE_DELIVERY", None, false;
+    /// Too many records of the group are pending.
+    GroupFull = 77, "GROUP_FULL", None, true;
 
     /// The replica waits for the other initial members; the cluster has not begun.
     NotFormed = 80, "NOT_FORMED", None, true;

@@ -69,6 +69,10 @@
 //!   was sent.
 //! - An error says whether the operation may have had an effect: [`Effect`].
 
+// Machines that tests of this crate share with those beside it are written for its users.
+#[cfg(test)]
+extern crate self as zmesh;
+
 pub mod client;
 pub mod config;
 pub mod consensus;
@@ -76,6 +80,7 @@ pub mod discovery;
 mod error;
 mod id;
 pub mod kv;
+pub mod log;
 pub mod node;
 pub mod presence;
 pub mod protocol;

@@ -133,6 +133,25 @@ pub struct Running {
     pub learners: Vec<NodeId>,
     /// On a leader: how far the others are, in the order of their names. Empty elsewhere.
     pub followers: Vec<Follower>,
+    /// On a leader: voters that are in sync, the leader among them, in the order of their names.
+    /// Empty elsewhere.
+    #[serde(default)]
+    pub in_sync: Vec<NodeId>,
+    /// On a leader: whether there are voters that are not.
+    #[serde(default)]
+    pub under_replicated: bool,
+    /// For how many milliseconds there have been such voters, without a break.
+    #[serde(default)]
+    pub under_replicated_ms: Option<u64>,
+    /// How often a voter fell out of sync while this replica led, since the start.
+    #[serde(default)]
+    pub in_sync_shrinks: u64,
+    /// How often one came into sync again.
+    #[serde(default)]
+    pub in_sync_grows: u64,
+    /// Writes of the level `none` that came here and got no further, since the start.
+    #[serde(default)]
+    pub unanswered_dropped: u64,
     /// Proposals that wait for the quorum.
     pub proposals_waiting: usize,
     /// Reads that wait for the quorum.
@@ -141,7 +160,7 @@ pub struct Running {
     pub has_room: bool,
     /// The newest difference between the states of the members that this one has found.
     #[serde(default)]
-    pub divergence: Option<replica::Divergence>,
+    pub divergence: Option<Box<replica::Divergence>>,
 }
 
 /// A follower as its leader sees it.
@@ -346,10 +365,16 @@ impl From<replica::Status> for Running {
             voters: named(true),
             learners: named(false),
             followers,
+            under_replicated: status.acks.in_sync.is_under_replicated(),
+            in_sync: status.acks.in_sync.members,
+            under_replicated_ms: status.acks.under_replicated_ms,
+            in_sync_shrinks: status.acks.shrinks,
+            in_sync_grows: status.acks.grows,
+            unanswered_dropped: status.acks.unanswered_dropped,
             proposals_waiting: status.waiting.proposals,
             reads_waiting: status.waiting.reads,
             has_room: status.has_room,
-            divergence: status.hashes.divergence.clone(),
+            divergence: status.hashes.divergence.clone().map(Box::new),
         }
     }
 }

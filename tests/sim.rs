@@ -9,6 +9,8 @@
 
 #[path = "sim/history.rs"]
 mod history;
+#[path = "replica/journal.rs"]
+mod journal;
 #[path = "sim/ledger.rs"]
 mod ledger;
 #[path = "sim/lying_disk.rs"]
@@ -80,6 +82,20 @@ fn retries_through_sessions_are_applied_once() {
     assert!(done > 50 && retries > 20 && expired > 0, "{done}, {retries}, {expired}");
 }
 
+/// What a machine leaves in the log can be read by every leader, and in the end by everybody: also
+/// by whoever was away, began late, or was not yet a member when the oldest of it was written.
+#[test]
+fn log_keeps_what_the_machine_refers_to() {
+    let test = "log_keeps_what_the_machine_refers_to";
+    run(test, Plan::journal(Plan::voters(3)), SEEDS / 2);
+    run(test, Plan::journal(Plan::changing()), SEEDS / 2);
+    let report = |seed| World::run(seed, Plan::journal(Plan::changing())).unwrap();
+    let (installs, reads) = (0..10).map(report).fold((0, 0), |(installs, reads), report| {
+        (installs + report.installs, reads + report.journals)
+    });
+    assert!(installs > 5 && reads > 500, "{installs}, {reads}");
+}
+
 /// A failure that cannot be repeated cannot be understood.
 #[test]
 fn same_seed_gives_the_same_trace() {
@@ -96,6 +112,7 @@ fn runs_commit_read_crash_and_elect() {
     let report = World::run(2, Plan::voters(3)).unwrap();
     assert!(report.commits > 50, "{report:?}");
     assert!(report.reads > 20, "{report:?}");
+    assert!(report.accepted > 5, "{report:?}");
     assert!(report.crashes > 1, "{report:?}");
     assert!(report.terms > 1, "{report:?}");
     assert!(report.snapshots > 3, "{report:?}");
@@ -135,11 +152,13 @@ fn planted_mistakes_are_caught() {
         (Mutant::NumberAnew, 300),
         (Mutant::ReadWithoutQuorum, 300),
         (Mutant::CompactTooMuch, 20),
+        (Mutant::ForgetFloor, 20),
         (Mutant::ForgetMembership, 100),
     ] {
         let sessions = mutant == Mutant::NumberAnew;
         let plan = match mutant {
             Mutant::CompactTooMuch => Plan::voters(3),
+            Mutant::ForgetFloor => Plan::journal(Plan::voters(3)),
             Mutant::ForgetMembership => Plan::changing(),
             // A snapshot would make good what these forget.
             Mutant::AcknowledgeBeforeSync

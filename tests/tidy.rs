@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["wal"],
     &["consensus"],
     &["replica"],
-    &["kv"],
+    &["kv", "log"],
     &["status"],
     &["testing", "config"],
     &["cli", "main", "lib"],

@@ -252,14 +252,14 @@ impl NodeRecord {
 
 impl Record for NodeRecord {
     const COLUMNS: &'static [&'static str] =
-        &["node", "address", "pid", "state", "role", "term", "commit", "lag"];
+        &["node", "address", "pid", "state", "role", "term", "commit", "in sync", "lag"];
 
     fn cells(&self) -> Vec<String> {
         let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let replica = self.status.as_ref().map_or_else(|| Replica::none("-"), Replica::of);
         let (node, address) = (self.node.to_string(), self.address.to_string());
-        let Replica { role, term, commit, lag, .. } = replica;
-        vec![node, address, pid, self.state.to_owned(), role, term, commit, lag]
+        let Replica { role, term, commit, in_sync, lag, .. } = replica;
+        vec![node, address, pid, self.state.to_owned(), role, term, commit, in_sync, lag]
     }
 }
 

@@ -153,6 +153,7 @@ fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
     settings.options.snapshot_part_bytes = replica.snapshot_part_bytes;
     settings.options.promote_lag_max = replica.promote_lag_max;
     settings.options.hash_interval = replica.hash_interval;
+    settings.options.in_sync_lag_max = replica.in_sync_lag_max;
     let defaults = consensus::Options::default();
     settings.options.consensus = consensus::Options {
         // Two steps in a heartbeat keep both intervals close to what was asked for.

@@ -65,17 +65,21 @@ fn remarks(status: &Status) -> Vec<String> {
         Some(ReplicaStatus::Stopped(stopped)) => {
             remarks.push(format!("{node}: the replica has stopped: {}", stopped.reason));
         }
-        Some(ReplicaStatus::Running(running)) if !running.has_room => {
-            remarks.push(format!("{node} refuses writes: no space is left for the log"));
+        Some(ReplicaStatus::Running(running)) => {
+            if !running.has_room {
+                remarks.push(format!("{node} refuses writes: no space is left for the log"));
+            }
+            remarks.extend(under_replicated(node, running));
+            remarks.extend(running.divergence.iter().map(|divergence| {
+                format!(
+                    "{node}: its state after entry {} differs from that of {}: see \
+                     `zmesh check --online`",
+                    divergence.index,
+                    divergence.others.join(", ")
+                )
+            }));
         }
-        Some(ReplicaStatus::Running(Running { divergence: Some(divergence), .. })) => {
-            remarks.push(format!(
-                "{node}: its state after entry {} differs from that of {}: see `zmesh check --online`",
-                divergence.index,
-                divergence.others.join(", ")
-            ));
-        }
-        Some(ReplicaStatus::Running(_)) | None => {}
+        None => {}
     }
     if status.build.insecure && !status.encrypted {
         remarks.push(format!("{node} listens without encryption (--insecure)"));
@@ -86,6 +90,13 @@ fn remarks(status: &Status) -> Vec<String> {
         remarks.push(format!("{node} dropped: {}", drops.join(", ")));
     }
     remarks
+}
+
+fn under_replicated(node: &NodeId, running: &Running) -> Option<String> {
+    let seconds = running.under_replicated_ms? / 1_000;
+    let voters = running.voters.iter().filter(|voter| !running.in_sync.contains(voter));
+    let lagging: Vec<_> = voters.cloned().collect();
+    Some(format!("{node} leads under-replicated for {seconds}s: {} not in sync", names(&lagging)))
 }
 
 fn names(nodes: &[NodeId]) -> String {
@@ -100,16 +111,19 @@ struct Row {
 }
 
 impl Record for Row {
-    const COLUMNS: &'static [&'static str] =
-        &["node", "role", "term", "leader", "commit", "applied", "lag", "peers", "drops", "up"];
+    const COLUMNS: &'static [&'static str] = &[
+        "node", "role", "term", "leader", "commit", "applied", "in sync", "lag", "peers", "drops",
+        "up",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let status = &self.status;
-        let Replica { role, term, leader, commit, applied, lag } = Replica::of(status);
+        let Replica { role, term, leader, commit, applied, in_sync, lag } = Replica::of(status);
         let peers = status.peers.len().to_string();
         let drops = status.drops_total().to_string();
         let up = format!("{:.0}s", status.uptime_seconds);
-        vec![status.node.to_string(), role, term, leader, commit, applied, lag, peers, drops, up]
+        let node = status.node.to_string();
+        vec![node, role, term, leader, commit, applied, in_sync, lag, peers, drops, up]
     }
 }
 
@@ -120,6 +134,8 @@ pub(super) struct Replica {
     pub(super) leader: String,
     pub(super) commit: String,
     pub(super) applied: String,
+    /// Voters in sync of all voters, where that is known: on the leader.
+    pub(super) in_sync: String,
     pub(super) lag: String,
 }
 
@@ -143,6 +159,10 @@ impl Replica {
             leader: running.leader.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             commit: running.commit.to_string(),
             applied: running.applied.to_string(),
+            in_sync: match running.in_sync.len() {
+                0 => "-".to_owned(),
+                in_sync => format!("{in_sync}/{}", running.voters.len()),
+            },
             lag: if lag.is_empty() { "-".to_owned() } else { lag },
         }
     }
@@ -156,6 +176,7 @@ impl Replica {
             leader: dash(),
             commit: dash(),
             applied: dash(),
+            in_sync: dash(),
             lag: dash(),
         }
     }

@@ -125,6 +125,8 @@ pub struct ReplicaConfig {
     pub heartbeat_interval: Duration,
     /// Each wait for the leader is drawn between this and twice this.
     pub election_timeout: Duration,
+    /// How long ago a voter may have had everything and still be in sync.
+    pub in_sync_lag_max: Duration,
     /// When writes reach the disk.
     pub sync: Sync,
     /// Size at which a new file of the log is begun; 1 MiB to 2 GiB.

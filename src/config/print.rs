@@ -89,6 +89,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("join", replica.map(|it| json!(it.join))),
                 ("heartbeat_interval", replica.and_then(|it| period(it.heartbeat_interval))),
                 ("election_timeout", replica.and_then(|it| period(it.election_timeout))),
+                ("in_sync_lag_max", replica.and_then(|it| period(it.in_sync_lag_max))),
                 ("sync", replica.map(|it| json!(it.sync.name()))),
                 ("segment_bytes", replica.and_then(|it| size(it.segment_bytes))),
                 ("snapshot_entries", replica.map(|it| json!(it.snapshot_entries))),

@@ -34,6 +34,7 @@ const LIMITS: LimitsConfig = LimitsConfig {
     in_flight_max: 65_536,
 };
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+const IN_SYNC_LAG_MAX: Duration = Duration::from_secs(10);
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 const SNAPSHOT_ENTRIES: u64 = 100_000;
@@ -300,6 +301,8 @@ impl Resolver {
         let members = self.initial_members(&given, node)?;
         let (heartbeat_interval, election_timeout) =
             self.election(given.heartbeat_interval, given.election_timeout)?;
+        let lag_max = given.in_sync_lag_max;
+        let in_sync_lag_max = self.period("replica.in_sync_lag_max", lag_max, IN_SYNC_LAG_MAX)?;
         let (segment, part) = (given.segment_bytes, given.snapshot_part);
         let segment_bytes =
             self.size("replica.segment_bytes", segment, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES)?;
@@ -325,6 +328,7 @@ impl Resolver {
             join: given.join.unwrap_or(false),
             heartbeat_interval,
             election_timeout,
+            in_sync_lag_max,
             sync: given.sync.unwrap_or(Sync::Always),
             segment_bytes,
             snapshot_entries,

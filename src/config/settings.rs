@@ -76,9 +76,9 @@ groups! {
     }
     limits: LimitsSettings { payload_max, queue_messages, queue_bytes, peers_max, in_flight_max }
     replica: ReplicaSettings {
-        data_dir, members, join, heartbeat_interval, election_timeout, sync, segment_bytes,
-        snapshot_entries, snapshot_bytes, snapshot_part, promote_lag, scrub_rate, scrub_interval,
-        hash_interval,
+        data_dir, members, join, heartbeat_interval, election_timeout, in_sync_lag_max, sync,
+        segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part, promote_lag, scrub_rate,
+        scrub_interval, hash_interval,
     }
     log: LogSettings { level, format }
 }
@@ -256,6 +256,12 @@ pub struct ReplicaSettings {
     /// leader dies. Smaller: a slow disk or a busy machine costs a healthy leader its office.
     #[arg(long, env = "ZMESH_ELECTION_TIMEOUT", value_name = "DURATION")]
     pub election_timeout: Option<Period>,
+    /// How long ago a voter may have had everything and still be in sync [default: 10s].
+    ///
+    /// Writes that ask for all wait for every voter in sync. Larger: they wait longer for one that
+    /// is slow or dead. Smaller: a short pause puts a voter out of the set.
+    #[arg(long, env = "ZMESH_IN_SYNC_LAG_MAX", value_name = "DURATION")]
+    pub in_sync_lag_max: Option<Period>,
     /// When writes reach the disk [default: always].
     ///
     /// always: before they are acknowledged, many writes sharing one sync.

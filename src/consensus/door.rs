@@ -122,8 +122,7 @@ fn check_append(message: &Message) -> Result<(), Refusal> {
     refuse(term > message.term, "entry of a term to come")
 }
 
-/// A snapshot is of entries that are committed, has us as a member, and does not contradict what we
-/// know to be committed.
+/// A snapshot is of entries that are committed, and does not contradict what we know to be committed.
 fn check_snapshot<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Refusal> {
     let Some(snapshot) = Snapshot::from_raft(message.get_snapshot()) else {
         return refuse(true, "snapshot without a membership");
@@ -132,7 +131,6 @@ fn check_snapshot<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
     refuse(index == 0 || term == 0, "snapshot of nothing")?;
     refuse(index >= u64::MAX / 2, "index jumps too far")?;
     refuse(term > message.term, "snapshot of a term to come")?;
-    refuse(!snapshot.membership.contains(raft.id), "snapshot without us")?;
     let log = &raft.raft_log;
     let known = (log.first_index().saturating_sub(1)..=log.committed).contains(&index);
     refuse(known && log.term(index) != Ok(term), "snapshot contradicts what is committed")

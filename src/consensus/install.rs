@@ -9,14 +9,14 @@ use super::{Consensus, Log, Offer, Snapshot, door};
 use crate::wal;
 
 impl<L: Log> Consensus<L> {
-    /// Names the newest snapshot on this replica's disk, which followers are offered that need more
-    /// than the log has.
+    /// Names the snapshot on this replica's disk that followers are offered which need more than the
+    /// log has. The log must go on from there.
     pub fn set_snapshot(&mut self, snapshot: Option<Snapshot>) {
         self.node.mut_store().set_snapshot(snapshot);
     }
 
-    /// Whether a follower was found that needs a snapshot of the present, with the present members,
-    /// since this was asked last.
+    /// Whether a follower was found that needs a snapshot while none was named, since this was asked
+    /// last.
     pub fn take_snapshot_wanted(&mut self) -> bool {
         self.node.store().take_snapshot_wanted()
     }
@@ -92,6 +92,18 @@ impl<L: Log> Consensus<L> {
         self.set_snapshot(Some(snapshot));
         self.after_call();
         Ok(true)
+    }
+
+    /// Makes a snapshot acceptable to the crate, which refuses one without its own replica. A
+    /// replica that is not in it became a member later, since no raft id is used twice: at that
+    /// point it was nobody, which is as much as a learner decides. It applies its own joining when
+    /// it comes to it in the log.
+    pub(super) fn attend(&self, message: &mut Message) {
+        let Some(snapshot) = Snapshot::from_raft(message.get_snapshot()) else { return };
+        if !snapshot.membership.contains(self.raft_id) {
+            let metadata = message.mut_snapshot().mut_metadata();
+            metadata.mut_conf_state().learners.push(self.raft_id);
+        }
     }
 
     /// Keeps a snapshot that is offered until its body is there. One that brings nothing new is left

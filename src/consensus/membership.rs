@@ -271,8 +271,9 @@ impl Membership {
         &self.conf
     }
 
-    /// Takes over what Raft made of `changes`. Members that are in no part of it are gone.
-    pub(super) fn apply(&mut self, changes: &[Change], conf: ConfState) {
+    /// Takes over what Raft made of `changes`. Members that are in no part of it are gone. Raft may
+    /// know a replica that nobody has added yet: see `attend`. It is not a member.
+    pub(super) fn apply(&mut self, changes: &[Change], mut conf: ConfState) {
         for change in changes {
             if let Change::Add(member) = change {
                 self.names.insert(member.raft_id, member.node.clone());
@@ -280,6 +281,7 @@ impl Membership {
         }
         let ids = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
         self.names.retain(|raft_id, _| ids.iter().any(|ids| ids.contains(raft_id)));
+        conf.learners.retain(|raft_id| self.names.contains_key(raft_id));
         self.conf = conf;
     }
 }

@@ -205,14 +205,19 @@ impl<L: Log> Consensus<L> {
     ///
     /// Time in which nothing ran is not held against the others, who may well have written: at
     /// most half an election timeout passes at once.
+    ///
+    /// The clock steps at whole intervals after the time at which this replica was set up, and a
+    /// leader has its heartbeats at whole heartbeat intervals of its time: replicas of one process
+    /// that share a clock and began at a whole interval have them at the same moments.
     pub fn tick(&mut self, now: Time) -> bool {
         let interval = self.options.tick_interval;
         let elapsed = now.saturating_since(self.ticked);
         let due = u32::try_from(elapsed.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
         let limit = u32::try_from(self.options.election_ticks_min() / 2).unwrap_or(u32::MAX).max(1);
-        self.ticked = if due > limit { now } else { self.ticked + interval * due };
-        for _ in 0..due.min(limit) {
-            self.tick_once();
+        self.ticked = self.ticked + interval * due;
+        let last = self.ticked.since_start().as_nanos() / interval.as_nanos();
+        for left in (0..due.min(limit)).rev() {
+            self.tick_once(last - u128::from(left));
         }
         self.go_on_sending();
         elapsed > self.options.election_timeout_min / 2
@@ -326,6 +331,11 @@ impl<L: Log> Consensus<L> {
     /// must hear leaders that joined later; its owner vouches for them by their handshake.
     pub fn admit(&mut self, raft_id: u64) {
         self.admitted.insert(raft_id);
+    }
+
+    /// Whether a replica was [admitted](Self::admit), and not removed since.
+    pub fn is_admitted(&self, raft_id: u64) -> bool {
+        self.admitted.contains(&raft_id)
     }
 
     /// The next output, until there is none. Call it after every input.
@@ -474,6 +484,17 @@ impl<L: Log> Consensus<L> {
         Ok(entries.iter().map(entry_to_log).collect())
     }
 
+    /// The last index up to which the log is on this replica's own disk.
+    pub fn persisted_index(&self) -> u64 {
+        self.node.raft.raft_log.persisted
+    }
+
+    /// Whether the entry of this index and term is on this replica's own disk.
+    pub fn has_persisted(&self, index: u64, term: u64) -> bool {
+        let log = &self.node.raft.raft_log;
+        index <= log.persisted && log.match_term(index, term)
+    }
+
     /// The members as of what has been applied.
     pub fn membership(&self) -> &Membership {
         &self.membership
@@ -499,12 +520,21 @@ impl<L: Log> Consensus<L> {
         progress::followers(self.raft_id, self.node.raft.prs(), self.last_index(), active)
     }
 
-    fn tick_once(&mut self) {
+    /// One step of the clock; `number` counts them from the start of time.
+    fn tick_once(&mut self, number: u128) {
         self.ticks += 1;
         let log = &self.node.raft.raft_log;
         if self.role() != Role::Leader && log.persisted < log.last_index() {
             // A replica whose own disk is behind must not win: the crate counts on that.
             return;
+        }
+        // The crate counts from the election. Steps that are missing to the common beat come at
+        // once, so that the first heartbeat is early and no later one is.
+        let heartbeat_ticks = self.options.heartbeat_ticks();
+        let beat = (number - 1) % heartbeat_ticks.max(1) as u128;
+        while self.role() == Role::Leader && (self.node.raft.heartbeat_elapsed() as u128) < beat {
+            self.node.tick();
+            self.after_call();
         }
         self.node.tick();
         self.after_call();
@@ -552,7 +582,7 @@ impl<L: Log> Consensus<L> {
     fn step_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
         self.check_sender(from)?;
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
-        for message in wire::decode(frame, expected)? {
+        for mut message in wire::decode(frame, expected)? {
             self.heard.insert(from, self.ticks);
             door::check(&self.node.raft, &message)?;
             let behind = self.node.raft.raft_log.persisted < self.last_index();
@@ -566,8 +596,11 @@ impl<L: Log> Consensus<L> {
             if !self.has_room && message.get_entries().iter().any(content) {
                 continue;
             }
-            if message.get_msg_type() == MessageType::MsgSnapshot && self.keep_offer(&message) {
-                continue;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.attend(&mut message);
+                if self.keep_offer(&message) {
+                    continue;
+                }
             }
             // What the crate refuses here is from a replica whose progress it does not follow.
             let _ = self.node.step(message);

@@ -51,9 +51,9 @@ pub(super) struct Window<L> {
     unconfirmed: VecDeque<Entry>,
     hard_state: HardState,
     conf_state: ConfState,
-    /// The newest snapshot that is on disk.
+    /// The snapshot that followers are offered.
     snapshot: Option<Snapshot>,
-    /// Whether a follower needs a snapshot that is newer.
+    /// Whether a follower needs a snapshot and there is none to offer.
     snapshot_wanted: Cell<bool>,
     failure: RefCell<Option<LogError>>,
     /// Bytes of entries that may yet be read for followers in this portion.
@@ -91,7 +91,8 @@ impl<L: Log> Window<L> {
         self.snapshot = snapshot;
     }
 
-    /// Whether a follower was found that needs a newer snapshot, since this was asked last.
+    /// Whether a follower was found that needs a snapshot and could not be offered any, since this
+    /// was asked last.
     pub(super) fn take_snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.take()
     }
@@ -220,13 +221,12 @@ impl<L: Log> Storage for Window<L> {
         Ok(self.unconfirmed.back().map_or_else(|| self.log.last_index(), |last| last.index))
     }
 
-    /// The newest snapshot, if it is of use to the follower: it must be a member there, or it
-    /// would refuse it, and the log must go on from there. Else one of the present is asked for.
-    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<RaftSnapshot> {
+    /// The snapshot that was named, if the log goes on from there. Whether the follower is a member
+    /// in it does not matter: it became one later then, and finds that in the log.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<RaftSnapshot> {
         let useful = |snapshot: &&Snapshot| {
             let index = snapshot.point.index;
-            let reaches = index >= request_index && index + 1 >= self.log.first_index();
-            reaches && snapshot.membership.contains(to)
+            index >= request_index && index + 1 >= self.log.first_index()
         };
         let Some(snapshot) = self.snapshot.as_ref().filter(useful) else {
             self.snapshot_wanted.set(true);

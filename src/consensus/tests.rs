@@ -129,7 +129,8 @@ impl Replica {
     }
 
     fn step(&mut self, message: Message) -> Result<(), Refusal> {
-        let envelope = Envelope { cluster: self.consensus.cluster(), from: message.from, to: 1 };
+        let to = self.consensus.raft_id();
+        let envelope = Envelope { cluster: self.consensus.cluster(), from: message.from, to };
         let frames = wire::encode(envelope, &[message]);
         self.consensus.handle_frame(envelope.from, &frames[0])
     }
@@ -195,6 +196,45 @@ impl Group {
     fn elect(&mut self) -> u64 {
         self.pass(Duration::from_secs(2));
         self.leader()
+    }
+}
+
+/// Groups whose leaders were elected at different times have their heartbeats at the same moments,
+/// also after a pause, so that their messages to another node can travel together.
+#[test]
+fn heartbeats_of_all_groups_fall_on_the_same_moments() {
+    let interval = Options::default().heartbeat_interval;
+    for delay in 0..4 {
+        let mut group = Group::new(3, 3);
+        let ms = Duration::from_millis;
+        // What time it is when the cluster begins makes the leader's election odd or even.
+        for _ in 0..delay {
+            group.now = group.now + ms(50);
+            for replica in &mut group.replicas {
+                replica.consensus.tick(group.now);
+            }
+        }
+        let leader = group.elect();
+        group.pass(interval);
+        let beats = |group: &mut Group| {
+            let mut beats = Vec::new();
+            for _ in 0..20 {
+                group.now = group.now + ms(10);
+                let now = group.now;
+                let beating = group.at(leader);
+                beating.consensus.tick(now);
+                beating.drain();
+                if !beating.consensus.take_frames().is_empty() {
+                    beats.push(now.since_start().as_millis() % interval.as_millis());
+                }
+            }
+            beats
+        };
+        assert_eq!(beats(&mut group), [0, 0], "after {delay} steps");
+        group.now = group.now + ms(330);
+        group.pass(ms(200));
+        assert_eq!(group.leader(), leader);
+        assert_eq!(beats(&mut group), [0, 0], "after a pause");
     }
 }
 

@@ -9,7 +9,9 @@ use super::error::Error;
 use crate::id::NodeId;
 use crate::node::Node;
 use crate::replica::session::Inquiry;
-use crate::replica::{AckLevel, Applied, Client, ClientError, CommandId, Replica};
+use crate::replica::{
+    AckLevel, Acknowledged, Acks, Applied, Client, ClientError, CommandId, Replica,
+};
 
 /// The name of the service that replicas of the store have in common.
 pub const SERVICE: &str = "kv";
@@ -36,15 +38,18 @@ pub const SERVICE: &str = "kv";
 #[derive(Clone, Debug)]
 pub struct Kv {
     client: Client,
+    acks: Acks,
 }
 
 /// A write that was acknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct Written {
     /// The position of the last change of the store, this one if it changed anything. A read with
-    /// this revision or a higher one sees the write.
+    /// this revision or a higher one sees the write. 0 if the level is below that of the quorum:
+    /// nothing is known to have changed then.
     pub revision: u64,
-    /// The position of the command in the replicated log, where it was applied first.
+    /// The position of the command in the replicated log, where it was applied first; for the level
+    /// of the leader, where it stands in the leader's log; 0 for the level `none`.
     pub index: u64,
     /// The term of the leader that answered.
     pub term: u64,
@@ -64,22 +69,28 @@ pub struct Found {
 impl Kv {
     /// A handle that reaches the store through `node`. Operations take at most 5 s.
     pub fn new(node: &Node) -> Self {
-        Self { client: Client::new(node, SERVICE) }
+        Self { client: Client::new(node, SERVICE), acks: Acks::Quorum }
     }
 
     /// A handle for a node that runs a replica itself: operations begin there.
     pub fn local(node: &Node, replica: &Replica) -> Self {
-        Self { client: Client::local(node, SERVICE, replica) }
+        Self { client: Client::local(node, SERVICE, replica), acks: Acks::Quorum }
     }
 
     /// The longest that an operation may take, retries included [default: 5 s].
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { client: self.client.timeout(timeout) }
+        Self { client: self.client.timeout(timeout), ..self }
     }
 
     /// Writes without a session: see [`Client::at_most_once`].
     pub fn at_most_once(self) -> Self {
-        Self { client: self.client.at_most_once() }
+        Self { client: self.client.at_most_once(), ..self }
+    }
+
+    /// When writes of this handle return [default: [`Acks::Quorum`]]. What they return says how
+    /// strongly they are held.
+    pub fn acks(self, acks: Acks) -> Self {
+        Self { acks, ..self }
     }
 
     /// The client of the service, with the session that the writes of this handle use.
@@ -88,7 +99,7 @@ impl Kv {
     }
 
     /// Gives `key` a value, whether it had one or not. Returns once the write is on the disks of a
-    /// quorum and applied.
+    /// quorum and applied, unless [`acks`](Self::acks) says otherwise.
     ///
     /// Keys have 1 to 4,096 bytes, values up to 8 MiB; both are any bytes. A node whose payload
     /// limit is lower takes less.
@@ -157,12 +168,17 @@ impl Kv {
 
     async fn write(&self, command: &Command) -> Result<Written, Error> {
         let bytes = command.encode()?;
-        let (node, applied) = self.client.command(bytes).await?;
-        let Applied { index, term, response } = applied;
-        match Response::decode(&response) {
-            Ok(Response::Done { revision }) => {
-                Ok(Written { revision, index, term, level: AckLevel::Quorum })
+        let (node, acknowledged) = self.client.command_with(bytes, self.acks).await?;
+        let level = acknowledged.level();
+        let Applied { index, term, response, .. } = match acknowledged {
+            Acknowledged::Applied(applied) => applied,
+            Acknowledged::Accepted { index, term, .. } => {
+                return Ok(Written { revision: 0, index, term, level });
             }
+            Acknowledged::Sent => return Ok(Written { revision: 0, index: 0, term: 0, level }),
+        };
+        match Response::decode(&response) {
+            Ok(Response::Done { revision }) => Ok(Written { revision, index, term, level }),
             Ok(Response::Refused(invalid)) => Err(invalid.into()),
             Ok(Response::Absent { .. } | Response::Value { .. }) | Err(_) => {
                 Err(ClientError::InvalidAnswer { node }.into())

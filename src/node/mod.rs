@@ -45,6 +45,7 @@ use self::route::{Choice, Filter};
 use crate::id::{Incarnation, NodeId};
 use crate::presence::{PeerInfo, labels_within_limits};
 use crate::protocol::system::Labels;
+use crate::timer::Clock;
 use crate::transport::Address;
 
 /// A handle to a running node. Clones are cheap and mean the same node.
@@ -428,6 +429,11 @@ impl Node {
     pub fn events(&self) -> Events {
         let receiver = self.handle.shared.events.subscribe();
         Events { receiver, ended: self.is_stopped() }
+    }
+
+    /// The clock of everything that this node runs.
+    pub(crate) fn clock(&self) -> Clock {
+        self.handle.shared.clock
     }
 
     /// The most bytes of a message of the system.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::ack::AckLevel;
 use super::core::Applied;
 use super::error::{ClientError, ReplicaError};
 use super::hashes::Divergence;
@@ -263,7 +264,10 @@ impl Admin {
         match self.change(Verb::Remove, member, self.left(deadline)).await {
             // An earlier try has removed it, and its answer was lost.
             Err(error) if error.code() == ErrorCode::MemberUnknown => {
-                Ok(Applied { index: roster.commit, term: roster.term, response: Bytes::new() })
+                // How it is held was in that answer, so the least is claimed.
+                let level = AckLevel::QuorumUnsynced;
+                let (index, term) = (roster.commit, roster.term);
+                Ok(Applied { index, term, level, response: Bytes::new() })
             }
             other => other,
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::ack::{Acknowledged, Acks};
 use super::core::Applied;
 use super::error::ClientError;
 use super::handle::Replica;
@@ -139,13 +140,79 @@ impl Client {
     ///
     /// Dropping the future does not recall the command, and forgets its id.
     pub async fn command(&self, command: Bytes) -> Result<(NodeId, Applied), ClientError> {
+        self.write(command, Acks::Quorum).await
+    }
+
+    /// As [`command`](Self::command), and returns when `acks` is reached. What came back says how
+    /// much is known; it may be more than was asked for.
+    ///
+    /// Below the level of the quorum a command has no session: it is applied at most once, and is
+    /// not submitted again when its outcome is unknown. With [`Acks::All`] a write for which too few
+    /// replicas are in sync is submitted again until the timeout, since there may be more.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; with the code `NOT_ON_ALL` the write is committed and applied, and only its
+    /// level is missing.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`command`](Self::command).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(client: zmesh::replica::Client) -> Result<(), zmesh::replica::ClientError> {
+    /// use zmesh::replica::{Acknowledged, Acks};
+    ///
+    /// match client.command_with("add 1".into(), Acks::Leader).await?.1 {
+    ///     Acknowledged::Sent => println!("on its way, or lost"),
+    ///     Acknowledged::Accepted { index, .. } => println!("at {index}, if this leader stays"),
+    ///     Acknowledged::Applied(applied) => println!("done: {:?}", applied.response),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn command_with(
+        &self,
+        command: Bytes,
+        acks: Acks,
+    ) -> Result<(NodeId, Acknowledged), ClientError> {
+        if acks == Acks::None {
+            return Ok((self.send(command).await?, Acknowledged::Sent));
+        }
+        let (node, applied) = self.write(command, acks).await?;
+        Ok((node, Acknowledged::of(applied)))
+    }
+
+    /// Hands a command to a replica, preferably the leader, and does not wait for more.
+    async fn send(&self, command: Bytes) -> Result<NodeId, ClientError> {
+        let bytes = Acks::None.around(Submission::Once { command }.encode());
+        if let Some(replica) = &self.local {
+            replica.send(&self.node, self.name, bytes).await?;
+            return Ok(self.node.id().clone());
+        }
+        let replica = self.choose().ok_or(ClientError::NoReplica)?;
+        let subject = Operation::Command.subject(self.name);
+        let sent = self.node.system_tick(&replica, &subject, bytes);
+        match sent {
+            Ok(()) => Ok(replica),
+            Err(error) => {
+                Err(ClientError::Refused { code: error.code(), message: error.to_string() })
+            }
+        }
+    }
+
+    /// Has a command reach a level above `none`. Below that of the quorum there is no response.
+    async fn write(&self, command: Bytes, acks: Acks) -> Result<(NodeId, Applied), ClientError> {
         let deadline = self.clock.now() + self.timeout;
-        if self.at_most_once {
-            let bytes = Submission::Once { command }.encode();
+        // A session refuses where a command is applied, of which a client that does not wait for
+        // that would never hear.
+        if self.at_most_once || acks == Acks::Leader {
+            let bytes = acks.around(Submission::Once { command }.encode());
             let mut attempts = Attempts::once();
             let (node, applied) =
                 self.repeat(Operation::Command, bytes, deadline, &mut attempts).await?;
-            return match Outcome::decode(&applied.response) {
+            return match outcome(&applied, acks) {
                 Some(Outcome::Done { response, .. }) => Ok((node, Applied { response, ..applied })),
                 Some(Outcome::Refused(error)) => Err(ClientError::refused_by_session(error)),
                 None => Err(ClientError::InvalidAnswer { node }),
@@ -157,7 +224,7 @@ impl Client {
             let Ok(number) = tokio::time::timeout_at(until, session.next()).await else {
                 return Err(ClientError::refused_by_session(SessionError::Full));
             };
-            match self.submit(number, &command, deadline).await {
+            match self.submit(number, &command, acks, deadline).await {
                 Some(result) => return result,
                 None => self.forget(&session),
             }
@@ -261,17 +328,18 @@ impl Client {
         &self,
         mut number: Number,
         command: &Bytes,
+        acks: Acks,
         deadline: Time,
     ) -> Option<Result<(NodeId, Applied), ClientError>> {
         let id = number.id();
         let mut attempts = Attempts::numbered();
         loop {
             let (lowest, command) = (number.lowest(), command.clone());
-            let bytes = Submission::Numbered { id, lowest, command }.encode();
+            let bytes = acks.around(Submission::Numbered { id, lowest, command }.encode());
             let answer = self.repeat(Operation::Command, bytes, deadline, &mut attempts).await;
             let error = match answer {
                 Err(error) => error.of(id),
-                Ok((node, applied)) => match Outcome::decode(&applied.response) {
+                Ok((node, applied)) => match outcome(&applied, acks) {
                     Some(Outcome::Done { index, response }) => {
                         number.settle();
                         return Some(Ok((node, Applied { index, response, ..applied })));
@@ -367,13 +435,17 @@ impl Client {
             let answer = done.map_err(|error| ClientError::answered(error.code, error.message))?;
             return Ok((self.node.id().clone(), answer));
         }
-        let choose = |filter| self.node.choose(filter, &Choice::RoundRobin);
-        let replica = choose(&self.leader).or_else(|| choose(&self.replicas));
-        let replica = replica.ok_or(ClientError::NoReplica)?;
+        let replica = self.choose().ok_or(ClientError::NoReplica)?;
         let subject = operation.subject(self.name);
         let request = self.node.system_request(&replica, &subject, bytes);
         let answer = request.timeout(limit).await?;
         Ok((replica, answer))
+    }
+
+    /// A replica that is linked to this node: the one that leads, if it is known.
+    fn choose(&self) -> Option<NodeId> {
+        let choose = |filter| self.node.choose(filter, &Choice::RoundRobin);
+        choose(&self.leader).or_else(|| choose(&self.replicas))
     }
 
     /// Whether there is time for another attempt. With less, its answer might come too late, and a
@@ -451,6 +523,18 @@ impl Attempts {
         self.pause = (pause * 2).min(PAUSE_MAX);
         pause.mul_f64(0.5 + chance / 2.0)
     }
+}
+
+/// What an answer says became of a submission; none if it is no answer to one that asked for `acks`.
+fn outcome(applied: &Applied, acks: Acks) -> Option<Outcome> {
+    if !applied.level.reaches(acks) {
+        return None;
+    }
+    if !applied.level.reaches(Acks::Quorum) {
+        // Nothing has been applied, so there is no response, and its place is the leader's.
+        return Some(Outcome::Done { index: applied.index, response: Bytes::new() });
+    }
+    Outcome::decode(&applied.response)
 }
 
 fn answered(node: NodeId, answer: Bytes) -> Result<(NodeId, Applied), ClientError> {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::ack::{AckLevel, Acks};
 use super::alarms::Alarms;
 use super::error::ReplicaError;
 use super::machine::{CommandId, Effects, Machine};
@@ -26,21 +27,29 @@ use crate::consensus::{self, Consensus, Log, Persist, ProposeError, Refusal, Rol
 use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
+use acks::Acknowledgements;
 use marks::Marks;
 use snapshots::Snapshots;
 
+mod acks;
 mod inquiry;
 mod marks;
 mod members;
 mod proposals;
 mod reads;
+mod shelf;
 mod snapshots;
 
+pub use acks::InSync;
 pub use members::MemberChange;
 
 /// Entries applied in one turn before whatever else waits has its turn; a little more if they are
 /// small.
 const APPLIED_MAX: u64 = 16_384;
+
+/// Election timeouts for which a new leader takes the others for in sync unseen: long enough for
+/// them to answer, short enough not to wait for the one that is dead.
+const GRACE_ELECTIONS: u32 = 2;
 
 /// A replica without its disk, its network and its clock. `T` names an operation for its owner.
 pub struct Core<M, T, L: Log = SharedLog> {
@@ -60,6 +69,9 @@ pub struct Core<M, T, L: Log = SharedLog> {
     queued: Vec<Operation<T>>,
     /// Proposed, by index and term.
     proposed: BTreeMap<(u64, u64), Operation<T>>,
+    acks: Acknowledgements<T>,
+    /// Whether every voter syncs every write before it counts.
+    is_durable: bool,
     /// Bytes of the commands in `queued` and `proposed`.
     command_bytes: usize,
     /// Accepted for the next read round.
@@ -102,7 +114,18 @@ struct Operation<T> {
     bytes: Bytes,
     size: usize,
     deadline: Time,
-    ticket: T,
+    acks: Acks,
+    /// None when it was answered before it was decided.
+    ticket: Option<T>,
+}
+
+impl<T> Operation<T> {
+    /// One whose level is no question.
+    fn new(bytes: Bytes, deadline: Time, ticket: T) -> Self {
+        let size = bytes.len();
+        let (id, acks, ticket) = (None, Acks::Quorum, Some(ticket));
+        Self { id, bytes, size, deadline, acks, ticket }
+    }
 }
 
 /// An answer to one operation.
@@ -117,14 +140,17 @@ pub struct Done<T> {
 /// What became of an operation.
 pub type Reply = Result<Applied, ReplicaError>;
 
-/// A command that was committed and applied, or a query that was answered.
+/// A command that was committed and applied, or a query that was answered; or a command that
+/// reached a lower [level](AckLevel), which is what its caller asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Applied {
     /// The index of the command; for a query the highest index it saw.
     pub index: u64,
     /// The term of the command; for a query the present one.
     pub term: u64,
-    /// What the machine said.
+    /// How strongly the command is held; for a query, what it saw.
+    pub level: AckLevel,
+    /// What the machine said; empty for a command below the level of the quorum.
     pub response: Bytes,
 }
 
@@ -148,6 +174,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     pub fn new(setup: Setup<M, L>) -> Result<Self, StartError> {
         let repair_due = setup.now + setup.options.repair_interval;
         let mark_due = setup.now + setup.options.hash_interval;
+        let times = &setup.options.consensus;
+        let grace = times.election_timeout_max * GRACE_ELECTIONS;
+        let pause_max = times.election_timeout_min / 2;
+        let acks = Acknowledgements::new(setup.options.in_sync_lag_max, grace, pause_max);
         let consensus = Consensus::new(consensus::Setup {
             raft_id: setup.raft_id,
             incarnation: setup.incarnation,
@@ -163,19 +193,21 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         let start = setup.snapshot.as_ref().map_or(bootstrap, |snapshot| snapshot.point);
         let transfers = Self::new_transfers(&consensus, &setup.options);
         let seen = Event { role: Role::Follower, term: consensus.term(), leader: None };
-        Ok(Self {
+        let mut core = Self {
             consensus,
             machine: setup.machine,
             options: setup.options,
             now: setup.now,
             applied: start.index,
             applied_term: start.term,
-            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshot),
+            snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshots),
             marks: Marks::new(start.index, mark_due),
             has_room: true,
             has_more: false,
             queued: Vec::new(),
             proposed: BTreeMap::new(),
+            acks,
+            is_durable: true,
             command_bytes: 0,
             reads: Vec::new(),
             rounds: BTreeMap::new(),
@@ -197,7 +229,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_matched: BTreeMap::new(),
             failure: None,
             condemned: false,
-        })
+        };
+        core.name_snapshot();
+        Ok(core)
     }
 
     /// Takes a frame from the authenticated link of the replica `from`.
@@ -282,6 +316,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.drain();
         self.take_snapshot();
         self.answer_pending();
+        self.settle_acks();
         self.expire();
         self.observe_followers();
     }
@@ -316,6 +351,13 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.drain();
         self.answer_pending();
+        self.settle_acks();
+    }
+
+    /// Says whether every voter syncs every write before it counts, which the level of every answer
+    /// tells [true].
+    pub fn set_durable(&mut self, is_durable: bool) {
+        self.is_durable = is_durable;
     }
 
     /// Stops for good: a write or sync failed, so nothing that was waiting may be promised.
@@ -333,6 +375,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         waiting.append(&mut self.pending);
         waiting.extend(std::mem::take(&mut self.handovers).into_iter().map(|(_, it)| it));
         self.alarms.follow();
+        self.fail_acks(&reason);
         (self.command_bytes, self.read_count, self.expiry) = (0, 0, None);
         for operation in waiting {
             self.answer(operation.ticket, Err(ReplicaError::Io { reason: reason.clone() }));
@@ -401,12 +444,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             role: self.consensus.role(),
             term: self.consensus.term(),
             leader: self.leader(),
+            first_index: self.consensus.first_index(),
             last_index: self.consensus.last_index(),
             commit: self.consensus.commit(),
             applied: self.applied,
             members: self.consensus.membership().members().collect(),
             followers: self.consensus.followers(),
             repair: self.repair,
+            acks: self.acks_status(),
             snapshots: self.snapshots.status(),
             hashes: self.marks.status(),
             waiting: Waiting {
@@ -539,18 +584,22 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
             let operation = waiting.remove();
             self.command_bytes -= operation.size;
-            let result = if (index, term) == (entry.index, entry.term) {
-                Ok(Applied { index, term, response: response.clone() })
+            let Some(ticket) = operation.ticket else { continue };
+            if (index, term) == (entry.index, entry.term) {
+                let level = AckLevel::Quorum.held(self.is_durable);
+                let applied = Applied { index, term, level, response: response.clone() };
+                self.acknowledge(applied, operation.acks, operation.deadline, ticket);
             } else {
                 // Another entry is committed at this index, so this one never will be.
-                Err(ReplicaError::NotLeader { leader: self.leader() })
-            };
-            self.answer(operation.ticket, result);
+                let error = ReplicaError::NotLeader { leader: self.leader() };
+                self.answer(ticket, Err(error));
+            }
         }
     }
 
-    fn answer(&mut self, ticket: T, result: Reply) {
-        self.done.push(Done { ticket, result });
+    /// Answers, unless it was answered before.
+    fn answer(&mut self, ticket: impl Into<Option<T>>, result: Reply) {
+        self.done.extend(ticket.into().map(|ticket| Done { ticket, result }));
     }
 
     fn expire_at(&mut self, deadline: Time) {
@@ -584,19 +633,22 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.read_count -= 1;
             self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
         }
-        for (_, operation) in self.handovers.extract_if(.., |(_, it)| it.deadline <= now) {
-            self.done.push(Done { ticket: operation.ticket, result: Err(ReplicaError::NoQuorum) });
+        let handovers = self.handovers.extract_if(.., |(_, it)| it.deadline <= now);
+        for (_, operation) in handovers.collect::<Vec<_>>() {
+            self.answer(operation.ticket, Err(ReplicaError::NoQuorum));
         }
         for operation in self.pending.extract_if(.., due).collect::<Vec<_>>() {
             self.read_count -= 1;
             let response = self.machine.query(&operation.bytes, &self.past());
             self.answer_query(operation.ticket, response);
         }
+        self.expire_acks();
         let rest = self.proposed.values().chain(&self.reads).chain(&self.pending);
         let rest = rest.chain(self.handovers.iter().map(|(_, operation)| operation));
         let rest = rest.chain(&self.queued).chain(self.rounds.values().flatten());
         let rest = rest.chain(self.confirmed.values().flatten());
-        self.expiry = rest.map(|operation| operation.deadline).min();
+        let expiry = rest.map(|operation| operation.deadline).min();
+        self.expiry = crate::timer::earliest(expiry, self.acks.expiry());
     }
 
     /// Counts, every repair interval, how much nearer the followers that lagged have come.

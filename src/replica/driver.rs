@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::core::{Applied, Core, Event, MemberChange, Reply};
+use super::ack::AckLevel;
+use super::core::{Applied, Core, Event, InSync, MemberChange, Reply};
 use super::error::ReplicaError;
 use super::formation;
 use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
@@ -14,11 +17,13 @@ use super::machine::Machine;
 use super::service::{self, Verb};
 use super::setup::{Options, Setup};
 use super::snapshot::JobDone;
+use super::status::Status;
 use super::store::{Store, settle};
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
 use crate::node::Node;
+use crate::timer::Time;
 
 /// Bytes of a message of the consensus besides the command it carries, with room to spare.
 const FRAME_BYTES: usize = 8 * 1024;
@@ -34,19 +39,22 @@ pub(super) async fn run<M: Machine>(
 ) -> Result<(), Stopped> {
     store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
+    let tick_interval = options.consensus.tick_interval;
     let setup = Setup {
         raft_id: store.identity().raft_id,
         incarnation: node.incarnation(),
         bootstrap: store.bootstrap().clone(),
         snapshot: store.snapshot().cloned(),
-        older_snapshot: store.older_snapshot(),
+        older_snapshots: store.older_snapshots().to_vec(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine,
         options,
         // Every incarnation is random, and so is its election timeout.
         rng: fastrand::Rng::with_seed(node.incarnation().0),
-        now: shared.clock.now(),
+        // All replicas of a node step at the same moments, so that what they have to say to another
+        // node leaves together.
+        now: step_before(shared.clock.now(), tick_interval),
     };
     let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
     let subject = service::frames_subject(name);
@@ -80,6 +88,13 @@ fn fit(options: &mut Options, payload_bytes_max: usize) {
     options.command_bytes_max = options.command_bytes_max.min(bytes);
     let message_bytes_max = &mut options.consensus.message_bytes_max;
     *message_bytes_max = (*message_bytes_max).min(u64::try_from(bytes).unwrap_or(u64::MAX));
+}
+
+/// The last whole interval before `now`.
+fn step_before(now: Time, interval: Duration) -> Time {
+    let into_step = now.since_start().as_nanos() % interval.as_nanos().max(1);
+    let into_step = Duration::from_nanos(u64::try_from(into_step).unwrap_or(u64::MAX));
+    Time::from_start(now.since_start().saturating_sub(into_step))
 }
 
 /// What is to be done when the consensus does not start.
@@ -186,6 +201,9 @@ impl<M: Machine> Driver<M> {
         for event in self.core.take_events() {
             self.announce(event);
         }
+        if let Some(in_sync) = self.core.take_in_sync() {
+            self.announce_in_sync(in_sync);
+        }
         for answer in done {
             // Nobody waits any more: the answer is dropped with its channel.
             drop(answer.ticket.send(answer.result));
@@ -239,16 +257,16 @@ impl<M: Machine> Driver<M> {
                         Err(error) => drop(reply.send(Err(error))),
                     }
                 }
-                Input::Propose { command, deadline, reply } => {
-                    self.core.propose(command, deadline, reply);
+                Input::Propose { command, acks, deadline, reply } => {
+                    self.core.propose_with(command, acks, deadline, reply);
                 }
                 Input::Read { query, deadline, reply } => self.core.read(query, deadline, reply),
                 Input::ReadStale { query, reply } => {
                     let (index, response) = self.core.read_stale(&query);
-                    let term = self.core.consensus().term();
-                    drop(reply.send(Ok(Applied { index, term, response })));
+                    let (term, level) = (self.core.consensus().term(), AckLevel::Quorum);
+                    drop(reply.send(Ok(Applied { index, term, level, response })));
                 }
-                Input::Status { reply } => drop(reply.send(Box::new(self.core.status()))),
+                Input::Status { reply } => drop(reply.send(Box::new(self.status()))),
                 Input::Wait { query, deadline, reply } => self.core.wait(query, deadline, reply),
             }
         }
@@ -313,7 +331,32 @@ impl<M: Machine> Driver<M> {
     fn read_members(&mut self) {
         let members: Vec<Member> = self.core.consensus().membership().members().collect();
         self.raft_ids = members.iter().map(|m| (m.node.clone(), m.raft_id)).collect();
-        self.names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
+        let names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
+        // Whoever was admitted stays so until its joining, or its removal, has been applied.
+        for (raft_id, node) in std::mem::replace(&mut self.names, names) {
+            let unknown = !self.names.contains_key(&raft_id) && !self.raft_ids.contains_key(&node);
+            if unknown && self.core.consensus().is_admitted(raft_id) {
+                self.raft_ids.insert(node.clone(), raft_id);
+                self.names.insert(raft_id, node);
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.core.status();
+        status.acks.unanswered_dropped = self.shared.unanswered_dropped.load(Ordering::Relaxed);
+        status
+    }
+
+    fn announce_in_sync(&self, in_sync: InSync) {
+        let (members, lagging) = (&in_sync.members, &in_sync.lagging);
+        match in_sync.is_under_replicated() {
+            true => tracing::warn!(?members, ?lagging, "under-replicated"),
+            // Another replica leads.
+            false if members.is_empty() => {}
+            false => tracing::info!(?members, "all voters are in sync"),
+        }
+        self.shared.in_sync.send_replace(in_sync);
     }
 
     fn announce(&self, event: Event) {

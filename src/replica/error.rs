@@ -24,6 +24,14 @@ pub enum ReplicaError {
         /// The limit.
         bytes_max: usize,
     },
+    /// Fewer replicas are in sync than the write asks for. It was not proposed.
+    #[error("{in_sync} replicas are in sync, and the write asks for {min_insync}")]
+    InsufficientIsr {
+        /// Replicas in sync, the leader among them.
+        in_sync: usize,
+        /// How many it asks for.
+        min_insync: u8,
+    },
     /// A read, write or sync of the disk failed and the replica has stopped for good. What was
     /// waiting may have taken effect.
     #[error("replica has stopped: {reason}")]
@@ -79,6 +87,16 @@ pub enum ReplicaError {
         /// Who leads, if known.
         leader: Option<NodeId>,
     },
+    /// The write is committed, and so on the disks of a quorum, but it is not known to be on as many
+    /// as it asked for: one that was in sync did not take it in time, fewer than it asked for are in
+    /// sync, or another replica leads.
+    #[error("committed at index {index}, but not on all replicas in sync")]
+    NotOnAll {
+        /// Where it is in the log.
+        index: u64,
+        /// The term of the leader that proposed it.
+        term: u64,
+    },
     /// A learner cannot lead. Nothing was changed.
     #[error("{node} does not vote")]
     NotVoter {
@@ -114,6 +132,7 @@ impl ReplicaError {
             Self::ChangePending => ErrorCode::ChangePending,
             Self::CommandEmpty => ErrorCode::InvalidPayload,
             Self::CommandTooLarge { .. } => ErrorCode::PayloadTooLarge,
+            Self::InsufficientIsr { .. } => ErrorCode::InsufficientIsr,
             Self::Io { .. } => ErrorCode::IoError,
             Self::MemberExists { .. } => ErrorCode::MemberExists,
             Self::MemberLags { .. } => ErrorCode::MemberLags,
@@ -123,6 +142,7 @@ impl ReplicaError {
             Self::NoSpace => ErrorCode::NoSpace,
             Self::NotFormed { .. } => ErrorCode::NotFormed,
             Self::NotLeader { .. } => ErrorCode::NotLeader,
+            Self::NotOnAll { .. } => ErrorCode::NotOnAll,
             Self::NotVoter { .. } => ErrorCode::NotVoter,
             Self::QuorumAtRisk { .. } => ErrorCode::QuorumAtRisk,
             Self::ProposalsFull => ErrorCode::ProposalsFull,

@@ -70,7 +70,7 @@ impl FormationError {
                 SnapshotError::Foreign { .. } | SnapshotError::NewerFormat { .. },
             )) => StopCause::Configuration,
             Self::Store(StoreError::Snapshot(_)) => StopCause::Failed,
-            Self::Store(StoreError::Restore(_)) => StopCause::Corrupt,
+            Self::Store(StoreError::Copy { .. } | StoreError::Restore(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
             Self::Store(StoreError::Wal(_)) => StopCause::Failed,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::core::{Applied, Reply};
+use super::ack::{Acknowledged, Acks};
+use super::core::{Applied, InSync, Reply};
 use super::error::ReplicaError;
 use super::machine::{CommandId, Machine};
 use super::service::{Operation, Verb};
@@ -155,7 +156,7 @@ pub(super) enum Input {
     Frame { from: NodeId, frame: Bytes },
     Inquire { id: CommandId, deadline: Time, reply: oneshot::Sender<Reply> },
     Member { verb: Verb, name: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
-    Propose { command: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
+    Propose { command: Bytes, acks: Acks, deadline: Time, reply: oneshot::Sender<Reply> },
     Read { query: Bytes, deadline: Time, reply: oneshot::Sender<Reply> },
     ReadStale { query: Bytes, reply: oneshot::Sender<Reply> },
     Status { reply: oneshot::Sender<Box<Status>> },
@@ -170,6 +171,9 @@ pub(super) struct Shared {
     /// Bytes of the operations that were taken in for others and are not answered.
     held_bytes: AtomicUsize,
     pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) in_sync: watch::Sender<InSync>,
+    /// Writes that nobody waits for and that got no further than here.
+    pub(super) unanswered_dropped: AtomicU64,
     pub(super) progress: Mutex<Phase>,
     /// The first members, once the cluster has begun.
     pub(super) bootstrap: OnceLock<Bytes>,
@@ -222,6 +226,8 @@ impl Shared {
             wake: Notify::new(),
             held_bytes: AtomicUsize::new(0),
             leadership: watch::Sender::new(nobody),
+            in_sync: watch::Sender::new(InSync::default()),
+            unanswered_dropped: AtomicU64::new(0),
             progress: Mutex::new(Phase::Forming(missing)),
             bootstrap: OnceLock::new(),
             request_timeout: Duration::from_secs(5),
@@ -318,6 +324,7 @@ impl Shared {
         *self.progress.lock() = Phase::Stopped(stopped);
         let nobody = Leadership { role: None, term: 0, leader: None };
         self.leadership.send_replace(nobody);
+        self.in_sync.send_replace(InSync::default());
         for input in inputs {
             match input {
                 Input::Inquire { reply, .. }
@@ -380,7 +387,7 @@ impl Replica {
     {
         let others = settings.members.iter().filter(|_| !settings.join);
         let others = others.filter(|member| *member != node.id());
-        let shared = Arc::new(Shared::new(Clock::start(), others.cloned().collect()));
+        let shared = Arc::new(Shared::new(node.clock(), others.cloned().collect()));
         service::register(node, name, &shared).expect("a node starts one replica of a name");
         let (running, of_node) = (Arc::clone(&shared), node.clone());
         tokio::spawn(async move {
@@ -417,6 +424,12 @@ impl Replica {
     /// Who leads, now and whenever it changes.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.handle.shared.leadership.subscribe()
+    }
+
+    /// Which voters are in sync, now and whenever it changes; empty as long as this replica does not
+    /// lead.
+    pub fn in_sync(&self) -> watch::Receiver<InSync> {
+        self.handle.shared.in_sync.subscribe()
     }
 
     /// Waits until the cluster has formed and this replica knows a leader.
@@ -466,15 +479,44 @@ impl Replica {
     ///
     /// Dropping the future does not recall the command.
     pub async fn propose(&self, command: Bytes, timeout: Duration) -> Reply {
+        match self.propose_with(command, Acks::Quorum, timeout).await? {
+            Acknowledged::Applied(applied) => Ok(applied),
+            Acknowledged::Accepted { .. } | Acknowledged::Sent => {
+                unreachable!("the core answers with the level that was asked for")
+            }
+        }
+    }
+
+    /// As [`propose`](Self::propose), and returns when `acks` is reached. [`Acks::None`] is when the
+    /// command was taken for the next proposal.
+    ///
+    /// # Errors
+    ///
+    /// As [`propose`](Self::propose).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`propose`](Self::propose).
+    pub async fn propose_with(
+        &self,
+        command: Bytes,
+        acks: Acks,
+        timeout: Duration,
+    ) -> Result<Acknowledged, ReplicaError> {
         if command.is_empty() {
             return Err(ReplicaError::CommandEmpty);
         }
         let deadline = self.handle.shared.clock.now() + timeout;
         let command = Submission::Once { command }.encode();
-        let input = |reply| Input::Propose { command, deadline, reply };
+        let input = |reply| Input::Propose { command, acks, deadline, reply };
         let applied = self.handle.shared.operate(input).await?;
+        if !applied.level.reaches(Acks::Quorum) {
+            return Ok(Acknowledged::of(applied));
+        }
         match Outcome::decode(&applied.response) {
-            Some(Outcome::Done { response, .. }) => Ok(Applied { response, ..applied }),
+            Some(Outcome::Done { response, .. }) => {
+                Ok(Acknowledged::of(Applied { response, ..applied }))
+            }
             Some(Outcome::Refused(_)) | None => {
                 unreachable!("a submission without a session is applied")
             }
@@ -547,6 +589,16 @@ impl Replica {
         timeout: Duration,
     ) -> Result<Bytes, HandlerError> {
         service::operate(node, name, &self.handle.shared, operation, bytes, timeout).await
+    }
+
+    /// Hands a command on, here or to the leader, and waits for nothing but that.
+    pub(crate) async fn send(
+        &self,
+        node: &Node,
+        name: &'static str,
+        bytes: Bytes,
+    ) -> Result<(), ReplicaError> {
+        service::send(node, name, &self.handle.shared, bytes).await
     }
 
     /// A handle that does not keep the replica running.

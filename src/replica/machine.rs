@@ -142,6 +142,12 @@ impl Effects {
     pub fn clear_alarm(&mut self, id: u64) {
         self.alarms.push((id, None));
     }
+
+    /// Takes what was asked for, in its order: each alarm that was set or, if there is none with
+    /// the id, removed. For whoever applies commands to a machine by itself.
+    pub fn take_alarms(&mut self) -> Vec<(u64, Option<Alarm>)> {
+        std::mem::take(&mut self.alarms)
+    }
 }
 
 /// The bytes are not a snapshot of this kind of machine.

@@ -14,6 +14,7 @@
 //! snapshots in between. [`Core::take_job`] gives out what should not hold up a turn; it may be done
 //! in another thread, and its result handed in with any later turn.
 
+mod ack;
 mod admin;
 mod alarms;
 mod client;
@@ -37,7 +38,8 @@ mod store;
 mod transfer;
 mod verify;
 
-pub use self::core::{Applied, Core, Done, Event, MemberChange, Reply};
+pub use self::core::{Applied, Core, Done, Event, InSync, MemberChange, Reply};
+pub use ack::{AckLevel, Acknowledged, Acks, InvalidAcks};
 pub use admin::{Admin, HashAt, HashReport, Roster, RosterMember, RosterProgress};
 pub use client::Client;
 pub use error::{ClientError, ReplicaError};
@@ -47,11 +49,10 @@ pub use hashes::{Divergence, StateHash};
 pub use machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine, image_bytes};
 pub use past::{NoPast, Past, PastCommands, PastError};
 pub use recover::{RecoverError, Recovered, recover};
-pub use service::AckLevel;
 pub use session::Sessions;
 pub use setup::{Options, Setup};
 pub use snapshot::{Job, JobDone, SnapshotError, SnapshotFiles};
-pub use status::{Hashes, Repair, Snapshots, Status, Transfer, Waiting};
+pub use status::{Acknowledging, Hashes, Repair, Snapshots, Status, Transfer, Waiting};
 pub use store::{SharedLog, Store, StoreError, do_file_work, settle};
 pub use transfer::FileWork;
 pub use verify::{Report, VerifyError, verify};

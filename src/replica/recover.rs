@@ -5,6 +5,9 @@
 //! operator's decision and never automatic. The new cluster has a new id and one member with a new
 //! raft id: members of the old one that come back are refused, and cannot mix what they have into it.
 //!
+//! The state goes over as a snapshot. What the machine refers to in the log goes over as well, with a
+//! snapshot from before it, so that members that join later can begin there.
+//!
 //! Pure but for the disk it is given.
 
 use std::path::{Path, PathBuf};
@@ -15,7 +18,7 @@ use super::snapshot::{SnapshotError, SnapshotFiles};
 use super::store::{Store, StoreError};
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member, Membership};
 use crate::consensus::{Log, LogError};
-use crate::wal::{self, Disk, EntryKind, Point};
+use crate::wal::{self, Disk, EntryKind, Point, Wal};
 
 /// Bytes of log that are read at a time.
 const READ_BYTES: u64 = 1024 * 1024;
@@ -98,12 +101,69 @@ pub fn recover(
     let node = store.identity().node.clone();
     let bootstrap = Bootstrap::new(vec![Member { raft_id, node: node.clone(), voter: true }])?;
     let cluster = bootstrap.cluster_id();
-    // The snapshot comes first: a directory without a log is none, whatever else is there.
+    // The snapshots come first: a directory without a log is none, whatever else is there.
     let files = SnapshotFiles::new(Arc::clone(disk), to, cluster);
     files.write(point, Membership::new(&bootstrap), machine.snapshot())?;
-    Store::create(Arc::clone(disk), to, options, node, raft_id, &bootstrap)?;
+    let (disk, member) = (Arc::clone(disk), (node, raft_id));
+    match machine.log_floor() {
+        None => {
+            let nothing = |_: &mut Wal| Ok(point);
+            Store::create_with((disk, to), options, member, &bootstrap, (point, nothing))?;
+        }
+        Some(floor) => {
+            let log = store.log();
+            let begins = log.first_index() - 1;
+            let begins = Point { index: begins, term: log.term(begins).unwrap_or_default() };
+            // Where members can begin that join. A log that is whole needs no snapshot for them.
+            let whole = begins.index == Bootstrap::INDEX;
+            let base = match restore_before(&store, floor, &mut machine).filter(|_| !whole) {
+                Some(base) => {
+                    files.write(base, Membership::new(&bootstrap), machine.snapshot())?;
+                    base
+                }
+                None => begins,
+            };
+            let fill = |wal: &mut Wal| copy(&log, base, point, wal);
+            Store::create_with((disk, to), options, member, &bootstrap, (base, fill))?;
+        }
+    }
     let uncertain = point.index.saturating_sub(store.hard_state().commit);
     Ok(Recovered { cluster, index: point.index, uncertain })
+}
+
+/// Brings the machine to the newest snapshot before `floor`, and says where that is; none if there is
+/// none, or none that is whole.
+fn restore_before(store: &Store, floor: u64, machine: &mut impl Machine) -> Option<Point> {
+    let newest = store.snapshot().map(|snapshot| snapshot.point);
+    let points = store.older_snapshots().iter().copied().chain(newest);
+    let points: Vec<Point> = points.filter(|point| point.index < floor).collect();
+    points.into_iter().rev().find(|point| {
+        let opened = store.files().open(*point).map_err(|error| error.to_string());
+        let restored = opened
+            .and_then(|mut body| machine.restore(&mut body).map_err(|error| error.to_string()));
+        if let Err(error) = &restored {
+            tracing::warn!(index = point.index, error, "a snapshot is not taken over");
+        }
+        restored.is_ok()
+    })
+}
+
+/// Writes the entries after `base` up to `last` into another log. The members of the old cluster are
+/// none in the new one, so its changes of them are entries without a command.
+fn copy(log: &impl Log, base: Point, last: Point, wal: &mut Wal) -> Result<Point, StoreError> {
+    let mut next = base.index + 1;
+    while next <= last.index {
+        let read = log.entries(next, last.index + 1, READ_BYTES);
+        let mut entries = read.map_err(|error| StoreError::Copy { reason: error.reason })?;
+        for entry in &mut entries {
+            if entry.kind == EntryKind::Membership {
+                (entry.kind, entry.data) = (EntryKind::Normal, bytes::Bytes::new());
+            }
+        }
+        wal.append(&entries)?;
+        next += entries.len() as u64;
+    }
+    Ok(last)
 }
 
 /// Brings the machine to everything that the directory has, committed or not.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `_NAME.command` | a command, passed on to the leader |
 //! | `_NAME.command.direct` | a command, for the leader only: others answer `NOT_LEADER` |
+//! | the same as ticks | a command whose client waits for nothing |
 //! | `_NAME.query`, `_NAME.query.direct` | a query, likewise |
 //! | `_NAME.inquire`, `_NAME.inquire.direct` | what became of a command, likewise |
 //! | `_NAME.query.stale` | a query, answered here and now |
@@ -18,11 +19,13 @@
 //! | `_NAME.query.wait` | a query, answered here when what it waits for has happened |
 //! | `_NAME.raft` | a tick with a frame of the consensus |
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::ack::{AckLevel, Acks};
 use super::admin::{HashReport, Roster};
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
@@ -43,15 +46,6 @@ const RETURN_SHARE: u32 = 10;
 const RETURN_MAX: Duration = Duration::from_millis(100);
 /// Wait before an operation is tried again when nothing tells that it would go better.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
-
-/// How strongly an acknowledged write is held. The numbers are on the wire.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum AckLevel {
-    /// On the disks of a quorum.
-    Quorum = 2,
-}
 
 pub(super) fn frames_subject(name: &str) -> String {
     format!("_{name}.raft")
@@ -172,6 +166,12 @@ pub(super) fn register(
         let (shared, id) = (weak.upgrade(), id.clone());
         tell(shared, move |status| HashReport::new(id, status))
     })?;
+    for direct in [false, true] {
+        let subject = Operation::Command.subject(name) + if direct { ".direct" } else { "" };
+        let (node, weak) = (node.downgrade(), replica.clone());
+        let service = Service { name, operation: Operation::Command, node, replica: weak };
+        on(&subject).tick_raw(move |call| service.clone().take_unanswered(call, direct))?;
+    }
     let members = Verb::ALL.map(Operation::Member);
     let others = [Operation::Command, Operation::Inquire, Operation::Query];
     for operation in others.into_iter().chain(members) {
@@ -263,6 +263,40 @@ impl Service {
             false => passing.anywhere(call.payload, deadline).await,
         }
     }
+
+    /// Takes a command whose client waits for nothing. What gets no further than here is counted.
+    async fn take_unanswered(self, call: Call, direct: bool) -> Result<Bytes, HandlerError> {
+        let (Some(shared), Some(node)) = (self.replica.upgrade(), self.node.upgrade()) else {
+            return Ok(Bytes::new());
+        };
+        let passing = Passing { name: self.name, operation: self.operation, node, shared };
+        let shared = Arc::clone(&passing.shared);
+        let held = shared.hold(call.payload.len());
+        let taken = match held {
+            Some(_) => passing.onwards(call.payload, direct).await,
+            None => Err(ReplicaError::ProposalsFull),
+        };
+        if let Err(error) = taken {
+            tracing::debug!(%error, "dropped a command that nobody waits for");
+            shared.unanswered_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Bytes::new())
+    }
+}
+
+/// Hands a command to the replica of this very node and waits for nothing but that.
+///
+/// # Errors
+///
+/// [`ReplicaError`]: it goes nowhere from here.
+pub(super) async fn send(
+    node: &Node,
+    name: &'static str,
+    shared: &Arc<Shared>,
+    bytes: Bytes,
+) -> Result<(), ReplicaError> {
+    let (node, shared) = (node.clone(), Arc::clone(shared));
+    Passing { name, operation: Operation::Command, node, shared }.onwards(bytes, false).await
 }
 
 /// Does an operation through the replica of this very node: here, or at the leader.
@@ -296,14 +330,40 @@ impl Passing {
                 CommandId::default()
             }
         };
+        let (acks, bytes) = match operation {
+            Operation::Command => Acks::split(bytes).ok_or(ReplicaError::CommandEmpty)?,
+            Operation::Inquire | Operation::Member(_) | Operation::Query | Operation::Wait => {
+                (Acks::Quorum, bytes)
+            }
+        };
         let input = |reply| match operation {
-            Operation::Command => Input::Propose { command: bytes, deadline, reply },
+            Operation::Command => Input::Propose { command: bytes, acks, deadline, reply },
             Operation::Inquire => Input::Inquire { id, deadline, reply },
             Operation::Member(verb) => Input::Member { verb, name: bytes, deadline, reply },
             Operation::Query => Input::Read { query: bytes, deadline, reply },
             Operation::Wait => Input::Wait { query: bytes, deadline, reply },
         };
         self.shared.operate(input).await
+    }
+
+    /// Takes a command here, or sends it to the leader, and tells nobody what became of it.
+    async fn onwards(&self, bytes: Bytes, direct: bool) -> Result<(), ReplicaError> {
+        let leader = self.shared.leadership.borrow().leader.clone();
+        match leader {
+            Some(leader) if leader != *self.node.id() && !direct => {
+                let subject = self.operation.subject(self.name) + ".direct";
+                let sent = self.node.system_tick(&leader, &subject, bytes);
+                sent.map_err(|_| ReplicaError::NotLeader { leader: Some(leader) })
+            }
+            Some(_) | None => {
+                // Whatever it asks for, there is nobody to be told more than this.
+                let (_, command) = Acks::split(bytes).ok_or(ReplicaError::CommandEmpty)?;
+                let deadline = self.shared.clock.now() + self.shared.request_timeout;
+                let acks = Acks::None;
+                let input = |reply| Input::Propose { command, acks, deadline, reply };
+                self.shared.operate(input).await.map(drop)
+            }
+        }
     }
 
     /// Tries here or at the leader until it is done, has failed for good, or time is up.
@@ -432,7 +492,7 @@ fn encode(applied: &Applied) -> Bytes {
     let mut bytes = BytesMut::with_capacity(17 + applied.response.len());
     bytes.put_u64_le(applied.index);
     bytes.put_u64_le(applied.term);
-    bytes.put_u8(AckLevel::Quorum as u8);
+    bytes.put_u8(applied.level.number());
     bytes.put_slice(&applied.response);
     bytes.freeze()
 }
@@ -442,8 +502,9 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<Applied> {
     if bytes.len() < 17 {
         return None;
     }
-    let (index, term, level) = (bytes.get_u64_le(), bytes.get_u64_le(), bytes.get_u8());
-    (level == AckLevel::Quorum as u8).then_some(Applied { index, term, response: bytes })
+    let (index, term) = (bytes.get_u64_le(), bytes.get_u64_le());
+    let level = AckLevel::from_number(bytes.get_u8())?;
+    Some(Applied { index, term, level, response: bytes })
 }
 
 #[cfg(test)]
@@ -503,9 +564,13 @@ mod tests {
     /// Whatever a peer answers, it is an answer or it is not; nothing panics.
     #[test]
     fn answers_round_trip_and_short_ones_are_refused() {
-        let applied = Applied { index: 7, term: 2, response: Bytes::from_static(b"x") };
+        let (level, response) = (AckLevel::AllUnsynced, Bytes::from_static(b"x"));
+        let applied = Applied { index: 7, term: 2, level, response };
         let bytes = encode(&applied);
         assert_eq!(decode(bytes.clone()), Some(applied));
+        let mut unheard = bytes.to_vec();
+        unheard[16] = 0x80;
+        assert_eq!(decode(unheard.into()), None, "no such level");
         for length in 0..17 {
             assert_eq!(decode(bytes.slice(..length)), None, "{length} bytes");
         }

@@ -24,6 +24,10 @@ pub struct Options {
     pub proposal_bytes_max: usize,
     /// Reads that may wait for the quorum [default: 65,536].
     pub reads_max: usize,
+    /// How long ago a voter may have had everything and still be in sync [default: 10 s]; see
+    /// [`Acks::All`](super::Acks::All). Larger: writes for `all` wait longer for a replica that is
+    /// slow or dead. Smaller: a short pause puts a replica out of the set.
+    pub in_sync_lag_max: Duration,
     /// Entries that a learner may lack when it is made a voter [default: 1,000]. Larger: the quorum
     /// may have to wait for it. Smaller: under load it may never be near enough.
     pub promote_lag_max: u64,
@@ -59,6 +63,7 @@ impl Default for Options {
             proposals_max: 16_384,
             proposal_bytes_max: 32 * 1024 * 1024,
             reads_max: 65_536,
+            in_sync_lag_max: Duration::from_secs(10),
             promote_lag_max: 1_000,
             command_bytes_max: 8 * 1024 * 1024 + 8192,
             snapshot_entries: 100_000,
@@ -81,8 +86,8 @@ pub struct Setup<M, L = SharedLog> {
     pub bootstrap: Bootstrap,
     /// The snapshot that the machine was restored from, if any.
     pub snapshot: Option<consensus::Snapshot>,
-    /// A snapshot before that one which is still on disk.
-    pub older_snapshot: Option<wal::Point>,
+    /// Snapshots before that one which are still on disk, in order; the log goes on from each.
+    pub older_snapshots: Vec<wal::Point>,
     /// What the disk remembers.
     pub hard_state: wal::HardState,
     /// The entries on disk.

@@ -64,8 +64,8 @@ struct Shared {
 pub(super) struct Loaded {
     /// The newest that is whole.
     pub(super) newest: Option<Snapshot>,
-    /// One before it, as far as its name says.
-    pub(super) older: Option<Point>,
+    /// Those before it, in order, as far as their names say.
+    pub(super) older: Vec<Point>,
 }
 
 impl SnapshotFiles {
@@ -142,12 +142,8 @@ impl SnapshotFiles {
         let mut points = self.points()?;
         let mut damaged = None;
         while let Some(point) = points.pop().filter(|point| point.index >= compaction) {
-            let path = self.final_path(point);
-            match self.check(&path) {
-                Ok((newest, sums)) => {
-                    self.shared.sums.lock().insert(point.index, (point, sums));
-                    return Ok(Loaded { newest: Some(newest), older: points.pop() });
-                }
+            match self.inspect(point) {
+                Ok(newest) => return Ok(Loaded { newest: Some(newest), older: points }),
                 Err(error @ SnapshotError::Corrupt { .. }) => {
                     tracing::warn!(%error, "falling back to an older snapshot");
                     damaged.get_or_insert(error);
@@ -164,9 +160,24 @@ impl SnapshotFiles {
         }
     }
 
+    /// Reads a whole snapshot and says what it is; from then on its parts can be sent.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`]: there is no such file, or it is damaged.
+    pub(super) fn inspect(&self, point: Point) -> Result<Snapshot, SnapshotError> {
+        let path = self.final_path(point);
+        let (found, sums) = self.check(&path)?;
+        if found.point != point {
+            return Err(SnapshotError::corrupt(&path, 0, "it is not what its name says"));
+        }
+        self.shared.sums.lock().insert(point.index, (point, sums));
+        Ok(found)
+    }
+
     /// Reads a file that claims to be a snapshot from front to back, and says what it is. Its name
     /// has to agree with what is in it.
-    pub(super) fn inspect(&self, path: &Path) -> Result<Snapshot, SnapshotError> {
+    pub(super) fn verify(&self, path: &Path) -> Result<Snapshot, SnapshotError> {
         let (snapshot, _) = self.check(path)?;
         match point_of(path) {
             Some(point) if point == snapshot.point => Ok(snapshot),

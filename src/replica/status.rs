@@ -1,5 +1,6 @@
 //! What a replica says about itself.
 
+use super::core::InSync;
 use crate::consensus::membership::Member;
 use crate::consensus::{Follower, Refusals, Role};
 use crate::id::NodeId;
@@ -16,6 +17,8 @@ pub struct Status {
     pub term: u64,
     /// The node that leads, if known.
     pub leader: Option<NodeId>,
+    /// The first index that the log still has; one more than the last when it has none.
+    pub first_index: u64,
     /// The last index of the log, persisted or not.
     pub last_index: u64,
     /// The highest index known to be committed.
@@ -28,6 +31,8 @@ pub struct Status {
     pub followers: Vec<Follower>,
     /// On a leader: what was done for followers that lag.
     pub repair: Repair,
+    /// Who is in sync, and what waits for that.
+    pub acks: Acknowledging,
     /// What there is of snapshots, and which are on their way.
     pub snapshots: Snapshots,
     /// What comparing the states of the members has come to.
@@ -42,6 +47,23 @@ pub struct Status {
     pub failure: Option<String>,
 }
 
+/// Acknowledgements of this replica, counted since its start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Acknowledging {
+    /// On a leader: which voters are in sync.
+    pub in_sync: InSync,
+    /// On a leader: for how long voters have lagged without a break; none if none does.
+    pub under_replicated_ms: Option<u64>,
+    /// How often a voter fell out of the set while this replica led.
+    pub shrinks: u64,
+    /// How often one came into it again.
+    pub grows: u64,
+    /// Writes for `all` that are committed and wait for the rest of the set.
+    pub waiting: usize,
+    /// Writes for `none` that came here and got no further, since nobody was told.
+    pub unanswered_dropped: u64,
+}
+
 /// Snapshots of this replica, counted since its start.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
 pub struct Snapshots {
@@ -49,6 +71,8 @@ pub struct Snapshots {
     pub index: Option<u64>,
     /// Bytes of its file.
     pub bytes: u64,
+    /// How many are kept on disk.
+    pub kept: usize,
     /// Whether one is being written.
     pub writing: bool,
     /// How many were written.

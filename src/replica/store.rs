@@ -55,6 +55,12 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// The log of another directory, which was to be taken over, cannot be read.
+    #[error("cannot read the log: {reason}")]
+    Copy {
+        /// In the words of that log.
+        reason: String,
+    },
     /// The directory was begun but never got its members; [`Store::create`] with the same raft id
     /// completes it.
     #[error("the directory was not completely created")]
@@ -79,6 +85,7 @@ impl StoreError {
         match self {
             Self::Bootstrap(_)
             | Self::Condemned { .. }
+            | Self::Copy { .. }
             | Self::Incomplete { .. }
             | Self::Restore(_)
             | Self::Snapshot(_) => false,
@@ -101,15 +108,29 @@ impl Store {
         raft_id: u64,
         bootstrap: &Bootstrap,
     ) -> Result<Self, StoreError> {
+        // The log continues after the bootstrap as if a snapshot had brought it.
+        let point = Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
+        let nothing = |_: &mut Wal| Ok(point);
+        Self::create_with((disk, dir), options, (node, raft_id), bootstrap, (point, nothing))
+    }
+
+    /// As [`Self::create`], with a log that begins after a point and is filled at once; `fill`
+    /// returns its last entry. All of it counts as committed.
+    pub(super) fn create_with(
+        (disk, dir): (Arc<dyn Disk>, &Path),
+        options: wal::Options,
+        (node, raft_id): (NodeId, u64),
+        bootstrap: &Bootstrap,
+        (base, fill): (Point, impl FnOnce(&mut Wal) -> Result<Point, StoreError>),
+    ) -> Result<Self, StoreError> {
         let identity = Identity { cluster: bootstrap.cluster_id(), node, raft_id };
         let (mut wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
         if wal.bootstrap().is_empty() {
-            // The log continues after the bootstrap as if a snapshot had brought it. The members
-            // come last: a directory that has them is complete.
-            let point = Point { index: Bootstrap::INDEX, term: Bootstrap::TERM };
-            wal.reset_to(point)?;
-            let (term, commit) = (Bootstrap::TERM, Bootstrap::INDEX);
+            wal.reset_to(base)?;
+            let Point { index: commit, term } = fill(&mut wal)?;
+            wal.sync()?;
             wal.store_hard_state(HardState { term, vote: 0, commit })?;
+            // The members come last: a directory that has them is complete.
             wal.store_bootstrap(bootstrap.encode())?;
         }
         Self::with(disk, dir, wal, identity)
@@ -143,14 +164,22 @@ impl Store {
     /// same write may be tried again; else the core must be told to [`Core::fail`].
     pub fn persist(&mut self, persist: &Persist) -> Result<(), StoreError> {
         let mut wal = self.wal.lock();
+        let replaced = persist.entries.first().map_or(u64::MAX, |first| first.index);
         // First the term and the vote, so that the log never has entries of a term that the
-        // replica could forget having seen.
+        // replica could forget having seen. What is replaced below was never committed: until it is
+        // gone, a commit index must not cover it.
         if let Some(hard_state) = persist.hard_state {
-            wal.store_hard_state(hard_state)?;
+            let commit = hard_state.commit.min(replaced - 1);
+            wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         if !persist.entries.is_empty() {
             wal.append(&persist.entries)?;
             wal.sync()?;
+        }
+        // And last the commit index, if it covers what was written: a change of the members that is
+        // about to be applied must not be forgotten.
+        if let Some(hard_state) = persist.hard_state.filter(|it| it.commit >= replaced) {
+            wal.store_hard_state(hard_state)?;
         }
         Ok(())
     }
@@ -223,9 +252,9 @@ impl Store {
         self.loaded.newest.as_ref()
     }
 
-    /// One before it that is still there.
-    pub fn older_snapshot(&self) -> Option<Point> {
-        self.loaded.older
+    /// Those before it that are still there, in order. The log goes on from each of them.
+    pub fn older_snapshots(&self) -> &[Point] {
+        &self.loaded.older
     }
 
     /// Brings a machine to the state of [`Self::snapshot`]; does nothing if there is none.
@@ -280,7 +309,7 @@ impl Store {
             begin_after(&mut wal, point, hard_state)?;
         }
         let reached = wal.compaction().index;
-        loaded.older = loaded.older.filter(|older| older.index >= reached);
+        loaded.older.retain(|older| older.index >= reached);
         let (wal, dir) = (Arc::new(Mutex::new(wal)), dir.to_path_buf());
         Ok(Self { wal, identity, bootstrap, disk, dir, files, loaded })
     }
@@ -415,3 +444,6 @@ fn install<M: Machine, T>(core: &mut Core<M, T>, store: &mut Store) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,8 +109,8 @@ pub(super) struct Transfers {
     work: VecDeque<FileWork>,
     reads: usize,
     frames: Vec<(u64, Bytes)>,
-    /// Transfers that ended, with whether the receiver has the snapshot.
-    ended: Vec<(u64, Ended)>,
+    /// Transfers that ended: with whom, of what, and whether the receiver has it.
+    ended: Vec<(u64, Point, Ended)>,
     check: Option<Snapshot>,
 }
 
@@ -165,7 +165,7 @@ impl Transfers {
             None => Content::End { arrived: false, damaged: true },
         };
         if matches!(content, Content::End { .. }) && self.outgoing.remove(&to).is_some() {
-            self.ended.push((to, Ended::Damaged));
+            self.ended.push((to, point, Ended::Damaged));
         }
         self.send(to, point, content);
     }
@@ -175,7 +175,7 @@ impl Transfers {
         from: u64,
         point: Point,
         (offset, bytes): (u64, u32),
-        newest: Option<&Snapshot>,
+        known: Option<&Snapshot>,
         now: Time,
     ) {
         let sent = self.outgoing.get_mut(&from).filter(|sent| sent.snapshot.point == point);
@@ -185,7 +185,7 @@ impl Transfers {
                 outgoing.sent = outgoing.sent.max(offset);
                 Some(outgoing.snapshot.clone())
             }
-            None => newest.filter(|newest| newest.point == point).cloned(),
+            None => known.cloned(),
         };
         match snapshot {
             Some(snapshot) if self.reads < READS_MAX => {
@@ -324,12 +324,13 @@ impl Transfers {
 
     // ---- both ------------------------------------------------------------------------------
 
-    /// Takes a frame of a replica that has been authenticated.
-    pub(super) fn handle(&mut self, frame: Frame, newest: Option<&Snapshot>, now: Time) {
+    /// Takes a frame of a replica that has been authenticated. `known`: the snapshot on disk that
+    /// it is about, if there is one.
+    pub(super) fn handle(&mut self, frame: Frame, known: Option<&Snapshot>, now: Time) {
         let Frame { from, point, content, .. } = frame;
         match content {
             Content::Ask { offset, bytes } => {
-                self.asked(from, point, (offset, bytes), newest, now);
+                self.asked(from, point, (offset, bytes), known, now);
             }
             Content::End { arrived, damaged } => self.end(from, point, arrived, damaged),
             // It belongs to no transfer; the core has taken it.
@@ -353,7 +354,7 @@ impl Transfers {
                 (false, true) => Ended::Damaged,
                 (false, false) => Ended::Failed,
             };
-            self.ended.push((from, ended));
+            self.ended.push((from, point, ended));
         }
         let receiving = self.incoming.as_ref().is_some_and(|incoming| {
             let of = &incoming.offer;
@@ -375,8 +376,9 @@ impl Transfers {
             .map(|(to, _)| *to)
             .collect();
         for to in late {
-            self.outgoing.remove(&to);
-            self.ended.push((to, Ended::Failed));
+            if let Some(outgoing) = self.outgoing.remove(&to) {
+                self.ended.push((to, outgoing.snapshot.point, Ended::Failed));
+            }
         }
         let Some(incoming) = &mut self.incoming else { return };
         if incoming.stage != Stage::Checking && silent(incoming.heard, RECEIVER_PATIENCE) {
@@ -414,7 +416,7 @@ impl Transfers {
         std::mem::take(&mut self.frames)
     }
 
-    pub(super) fn take_ended(&mut self) -> Vec<(u64, Ended)> {
+    pub(super) fn take_ended(&mut self) -> Vec<(u64, Point, Ended)> {
         std::mem::take(&mut self.ended)
     }
 

@@ -196,7 +196,7 @@ impl Report {
                 }
                 Some(cluster) if name.ends_with(".snapshot") => {
                     let files = SnapshotFiles::new(Arc::clone(&read_only), &self.dir, cluster);
-                    let (content, verdict) = match files.inspect(&file) {
+                    let (content, verdict) = match files.verify(&file) {
                         Ok(snapshot) => {
                             let content = state(&snapshot);
                             if newest

@@ -390,6 +390,7 @@ in_flight_max = 65536 # default
 # join is not set
 # heartbeat_interval is not set
 # election_timeout is not set
+# in_sync_lag_max is not set
 # sync is not set
 # segment_bytes is not set
 # snapshot_entries is not set

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use zmesh::Effect;
 use zmesh::consensus::membership::Membership;
 use zmesh::kv::{Command, Response};
-use zmesh::replica::Reply;
 use zmesh::replica::session::Submission;
+use zmesh::replica::{Acks, ReplicaError, Reply};
 use zmesh::wal::{Entry, EntryKind, Point};
 
 /// Knows everything that was promised. Every method fails when a promise is broken.
@@ -28,6 +28,8 @@ pub(crate) struct History {
     /// State and members of each snapshot, by its index.
     snapshots: BTreeMap<u64, (Point, Bytes, Vec<u8>)>,
     pub(crate) acks: u64,
+    /// Answers below the level of the quorum.
+    pub(crate) accepted: u64,
     pub(crate) reads: u64,
 }
 
@@ -119,6 +121,14 @@ impl History {
         let operation = self.pending.remove(&ticket);
         let operation = operation.ok_or_else(|| format!("ticket {ticket} was answered twice"))?;
         match (operation, reply) {
+            // What is not committed may be lost yet; whether it was where it should be has been seen.
+            (Operation::Write { .. }, Ok(applied)) if !applied.level.reaches(Acks::Quorum) => {
+                self.accepted += 1;
+            }
+            (Operation::Write { command, .. }, Err(ReplicaError::NotOnAll { index, .. })) => {
+                let at = self.commands.get(&command).copied();
+                ensure(at == Some(*index), || format!("committed at {index}, but is at {at:?}"))?;
+            }
             (Operation::Write { key, command, .. }, Ok(applied)) => {
                 let index = self.commands.get(&command).copied();
                 ensure(index == Some(applied.index), || {

@@ -1,4 +1,5 @@
-//! The key-value machine with a memory: how often each command was applied.
+//! The key-value machine with a memory: how often each command was applied, and which of the last
+//! ones the log must still have.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -6,6 +7,13 @@ use std::io::Read;
 use bytes::Bytes;
 use zmesh::kv::KvMachine;
 use zmesh::replica::{Effects, Image, InvalidSnapshot, Machine, Past, image_bytes};
+
+use crate::journal::{CLEAR, Journal};
+
+/// Asks whether the log has everything that the machine refers to.
+pub(crate) const READ_JOURNAL: &[u8] = b"journal";
+/// One command of so many lets go all before it.
+const CLEARS: u32 = 50;
 
 /// A key-value machine that counts. The count is part of its state.
 #[derive(Default)]
@@ -17,11 +25,22 @@ pub(crate) struct Ledger {
     twice: Option<Bytes>,
     /// Whether it does at times what no other replica does.
     is_astray: bool,
+    /// If it refers to the log at all.
+    journal: Option<Journal>,
+    /// Whether it hides that from the replica.
+    hides_floor: bool,
 }
 
 impl Ledger {
-    pub(crate) fn new(counts_commands: bool) -> Self {
-        Self { counts_commands, ..Self::default() }
+    /// `retained`: commands that the log must keep.
+    pub(crate) fn new(counts_commands: bool, retained: usize, hides_floor: bool) -> Self {
+        let journal = (retained > 0).then(|| Journal::new(retained));
+        Self { counts_commands, journal, hides_floor, ..Self::default() }
+    }
+
+    /// What it refers to, if it refers to the log at all.
+    pub(crate) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 
     /// One that is not deterministic.
@@ -52,21 +71,36 @@ impl Machine for Ledger {
         if self.is_astray && index.is_multiple_of(20) {
             self.counts.insert(Bytes::from_static(b"astray"), 1);
         }
+        if let Some(journal) = &mut self.journal {
+            let clears = crc32c::crc32c(command).is_multiple_of(CLEARS);
+            journal.record(index, if clears { CLEAR } else { command });
+        }
         self.kv.apply(index, command, effects)
     }
 
     fn query(&self, query: &Bytes, past: &dyn Past) -> Bytes {
-        self.kv.query(query, past)
+        match &self.journal {
+            Some(journal) if query[..] == *READ_JOURNAL => journal.query(query, past),
+            _ => self.kv.query(query, past),
+        }
+    }
+
+    fn log_floor(&self) -> Option<u64> {
+        self.journal.as_ref().filter(|_| !self.hides_floor)?.floor()
     }
 
     fn snapshot(&self) -> Image {
         let (counts, kv) = (self.counts.clone(), image_bytes(self.kv.snapshot()));
+        let journal = self.journal.clone();
         Box::new(move |out| {
             out.write_all(&(counts.len() as u64).to_le_bytes())?;
             for (command, count) in counts {
                 out.write_all(&(command.len() as u64).to_le_bytes())?;
                 out.write_all(&command)?;
                 out.write_all(&count.to_le_bytes())?;
+            }
+            if let Some(journal) = journal {
+                journal.write(out)?;
             }
             out.write_all(&kv)
         })
@@ -83,6 +117,9 @@ impl Machine for Ledger {
             let mut count = [0; 4];
             snapshot.read_exact(&mut count)?;
             counts.insert(Bytes::from(command), u32::from_le_bytes(count));
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.read_from(snapshot)?;
         }
         self.kv.restore(snapshot)?;
         self.twice = None;

@@ -11,7 +11,8 @@ use zmesh::consensus::{Log, Role};
 use zmesh::kv::{Command, Query};
 use zmesh::replica::session::Submission;
 use zmesh::replica::{
-    Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store, do_file_work, image_bytes,
+    AckLevel, Acks, Applied, Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store,
+    do_file_work, image_bytes,
 };
 use zmesh::wal::{self, Disk, Keep, MemoryDisk};
 use zmesh::{Incarnation, Time};
@@ -22,6 +23,8 @@ use crate::lying_disk::LyingDisk;
 
 #[path = "faults.rs"]
 mod faults;
+#[path = "journals.rs"]
+mod journals;
 #[path = "sessions.rs"]
 mod sessions;
 
@@ -36,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) mutant: Option<Mutant>,
     /// After how many entries a snapshot is taken.
     pub(crate) snapshot_entries: u64,
+    /// How many commands the log must keep, besides what the replica itself needs.
+    pub(crate) retained: usize,
 }
 
 impl Plan {
@@ -47,12 +52,18 @@ impl Plan {
             sessions: false,
             mutant: None,
             snapshot_entries: 6,
+            retained: 0,
         }
     }
 
     /// Three of five replicas begin; the others come and go.
     pub(crate) fn changing() -> Self {
         Self { changes: true, voters: 3, ..Self::voters(5) }
+    }
+
+    /// The machine refers to its last commands in the log.
+    pub(crate) fn journal(plan: Self) -> Self {
+        Self { retained: 60, ..plan }
     }
 
     /// Clients retry through sessions while leaders come and go.
@@ -70,6 +81,8 @@ pub(crate) enum Mutant {
     CompactTooMuch,
     /// Runs a machine on one node that is not deterministic.
     Diverge,
+    /// Does not say what the machine refers to.
+    ForgetFloor,
     /// Writes the first members into every snapshot.
     ForgetMembership,
     /// Does not write the term and the vote.
@@ -86,6 +99,8 @@ pub(crate) struct Report {
     pub(crate) trace: u64,
     pub(crate) commits: u64,
     pub(crate) acks: u64,
+    /// Writes that were answered below the level of the quorum.
+    pub(crate) accepted: u64,
     pub(crate) reads: u64,
     pub(crate) crashes: u64,
     pub(crate) terms: u64,
@@ -94,6 +109,8 @@ pub(crate) struct Report {
     pub(crate) installs: u64,
     /// Comparisons of states.
     pub(crate) compared: u64,
+    /// How often somebody read everything that the log must keep.
+    pub(crate) journals: u64,
     /// Of clients with sessions: commands done, submissions after the first, sessions that ended.
     pub(crate) done: u64,
     pub(crate) retries: u64,
@@ -106,6 +123,17 @@ const HEALING: Duration = Duration::from_secs(6);
 const KEYS: u64 = 4;
 /// Time between two comparisons of the states.
 const HASH_INTERVAL: Duration = Duration::from_millis(150);
+/// What a client may ask for; mostly what it gets unasked.
+const LEVELS: [Acks; 8] = [
+    Acks::None,
+    Acks::Leader,
+    Acks::Quorum,
+    Acks::Quorum,
+    Acks::Quorum,
+    Acks::Quorum,
+    Acks::All { min_insync: 1 },
+    Acks::All { min_insync: 3 },
+];
 const DIR: &str = "/replica";
 
 pub(crate) struct World {
@@ -125,6 +153,7 @@ pub(crate) struct World {
     snapshots: u64,
     installs: u64,
     compared: u64,
+    journals: u64,
     healed: bool,
 }
 
@@ -186,12 +215,14 @@ impl World {
             trace: world.trace,
             commits: world.history.commits(),
             acks: world.history.acks,
+            accepted: world.history.accepted,
             reads: world.history.reads,
             crashes: world.crashes,
             terms: world.history.terms(),
             snapshots: world.snapshots,
             installs: world.installs,
             compared: world.compared,
+            journals: world.journals,
             done: world.sessions.done().len() as u64,
             retries: world.sessions.retries,
             expired: world.sessions.expired,
@@ -228,6 +259,7 @@ impl World {
             snapshots: 0,
             installs: 0,
             compared: 0,
+            journals: 0,
             healed: false,
             rng,
         }
@@ -254,7 +286,8 @@ impl World {
         self.history.nothing_waits()?;
         self.history.check_end()?;
         self.done_once()?;
-        self.same_state()
+        self.same_state()?;
+        self.all_read_their_journals(last)
     }
 
     fn run_until(&mut self, end: Time, done: impl Fn(&Self) -> bool) -> Checked {
@@ -423,6 +456,9 @@ impl World {
         self.look_at_log(running)?;
         for done in running.core.take_done() {
             self.note(&[done.ticket, u64::from(done.result.is_ok())]);
+            if let Ok(applied) = &done.result {
+                self.check_level(running, applied)?;
+            }
             match self.sessions.has(done.ticket) {
                 true => self.sessions.answered(done.ticket, &done.result)?,
                 false => self.history.answered(done.ticket, &done.result)?,
@@ -430,6 +466,32 @@ impl World {
         }
         let twice = running.core.machine().inner().twice();
         check(twice.is_none(), || format!("{twice:?} was applied twice"))
+    }
+
+    /// An answer claims no more copies than there are. Machines without power are not looked at.
+    fn check_level(&self, running: &Running, applied: &Applied) -> Checked {
+        let Applied { index, term, level, .. } = *applied;
+        let has = |running: &Running| {
+            let log = running.store.log();
+            // What the log has forgotten is in a snapshot.
+            log.term(index) == Some(term) || index < log.first_index()
+        };
+        match level {
+            AckLevel::Leader => check(has(running), || format!("the leader lacks {index}")),
+            AckLevel::All => {
+                let in_sync = running.core.status().acks.in_sync.members;
+                let others =
+                    self.nodes.iter().enumerate().filter(|(at, node)| {
+                        in_sync.contains(&member(*at, node.raft_id, true).node)
+                    });
+                let mut others = others.filter_map(|(_, node)| node.running.as_ref());
+                check(has(running) && others.all(has), || format!("not all have {index}"))
+            }
+            AckLevel::None | AckLevel::Quorum => Ok(()),
+            unsynced @ (AckLevel::LeaderUnsynced
+            | AckLevel::QuorumUnsynced
+            | AckLevel::AllUnsynced) => Err(format!("{unsynced} from a replica that syncs")),
+        }
     }
 
     /// Whether the power fails at this very point.
@@ -446,7 +508,7 @@ impl World {
                 self.history.leads(event.term, running.core.raft_id())?;
             }
         }
-        Ok(())
+        self.read_at_times(running)
     }
 
     fn look_at_log(&mut self, running: &mut Running) -> Checked {
@@ -504,14 +566,16 @@ impl World {
         if write {
             let command = set(&key, ticket);
             self.history.writes(ticket, node, key, command.clone());
-            running.core.propose(once(command), deadline, ticket);
+            let acks = LEVELS[self.rng.usize(..LEVELS.len())];
+            running.core.propose_with(once(command), acks, deadline, ticket);
         } else {
             self.history.asks(ticket, node, key.clone());
             let query = Query::Get { key }.encode().expect("within the limits");
             let leads = running.core.consensus().role() == Role::Leader;
             if mutant == Some(Mutant::ReadWithoutQuorum) && leads {
                 let (index, response) = running.core.read_stale(&query);
-                let reply = Ok(zmesh::replica::Applied { index, term: 0, response });
+                let level = AckLevel::Quorum;
+                let reply = Ok(Applied { index, term: 0, level, response });
                 return self.history.answered(ticket, &reply);
             }
             running.core.read(query, deadline, ticket);
@@ -553,7 +617,11 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
-        let ledger = Ledger::new(self.plan.sessions);
+        let ledger = Ledger::new(
+            self.plan.sessions,
+            self.plan.retained,
+            self.plan.mutant == Some(Mutant::ForgetFloor),
+        );
         let astray = self.plan.mutant == Some(Mutant::Diverge) && at == 0;
         let mut machine = Sessions::new(if astray { ledger.astray() } else { ledger });
         store.restore(&mut machine).map_err(|error| error.to_string())?;
@@ -563,7 +631,7 @@ impl World {
             incarnation: Incarnation(node.starts),
             bootstrap: store.bootstrap().clone(),
             snapshot: store.snapshot().cloned(),
-            older_snapshot: store.older_snapshot(),
+            older_snapshots: store.older_snapshots().to_vec(),
             hard_state: store.hard_state(),
             log: store.log(),
             machine,

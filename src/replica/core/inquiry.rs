@@ -61,7 +61,7 @@ mod tests {
                 incarnation: Incarnation(1),
                 bootstrap,
                 snapshot: None,
-                older_snapshot: None,
+                older_snapshots: Vec::new(),
                 hard_state: store.hard_state(),
                 log: store.log(),
                 machine: Sessions::new(KvMachine::new()),

@@ -6,7 +6,7 @@
 //!
 //! Pure.
 
-use super::{Applied, Core, Operation};
+use super::{Core, Operation};
 use crate::consensus::membership::{Change, Member};
 use crate::consensus::{FollowerState, Log, ProposeError};
 use crate::id::NodeId;
@@ -135,8 +135,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             Err(error) => return self.answer(ticket, Err(error)),
         };
         self.expire_at(deadline);
-        let bytes = bytes::Bytes::new();
-        self.handovers.push((to, Operation { id: None, bytes, size: 0, deadline, ticket }));
+        self.handovers.push((to, Operation::new(bytes::Bytes::new(), deadline, ticket)));
         self.answer_handovers();
     }
 
@@ -144,8 +143,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         match self.consensus.propose_changes(&[change]) {
             Ok(at) => {
                 self.expire_at(deadline);
-                let bytes = bytes::Bytes::new();
-                self.proposed.insert(at, Operation { id: None, bytes, size: 0, deadline, ticket });
+                let operation = Operation::new(bytes::Bytes::new(), deadline, ticket);
+                self.proposed.insert(at, operation);
             }
             Err(ProposeError::NotLeader) => self.answer(ticket, Err(self.not_leader())),
             Err(ProposeError::ChangePending) => {
@@ -155,9 +154,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
     }
 
-    fn answer_done(&mut self, ticket: T) {
-        let (index, term) = (self.applied, self.consensus.term());
-        self.answer(ticket, Ok(Applied { index, term, response: bytes::Bytes::new() }));
+    fn answer_done(&mut self, ticket: impl Into<Option<T>>) {
+        self.answer_query(ticket, bytes::Bytes::new());
     }
 
     fn is_active(&self, raft_id: u64) -> bool {

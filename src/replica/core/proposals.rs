@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 
-use super::{Core, Operation};
+use super::{Applied, Core, Operation};
 use crate::consensus::{Log, ProposeError};
+use crate::replica::ack::{AckLevel, Acks};
 use crate::replica::error::ReplicaError;
 use crate::replica::machine::Machine;
 use crate::timer::Time;
@@ -16,13 +17,26 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     /// Until `deadline` the answer is certain: committed, refused, or replaced by another leader's
     /// entry. At the deadline it is [`ReplicaError::QuorumFailed`], and the command may yet commit.
     pub fn propose(&mut self, command: Bytes, deadline: Time, ticket: T) {
-        if let Err(error) = self.may_propose(&command) {
+        self.propose_with(command, Acks::Quorum, deadline, ticket);
+    }
+
+    /// As [`propose`](Self::propose), but answered when `acks` is reached. For
+    /// [`None`](Acks::None) that is here and now; a write for [`All`](Acks::All) that is committed
+    /// and does not get as far until the deadline is answered by [`ReplicaError::NotOnAll`].
+    pub fn propose_with(&mut self, command: Bytes, acks: Acks, deadline: Time, ticket: T) {
+        if let Err(error) = self.may_propose(&command).and_then(|()| self.may_acknowledge(acks)) {
             return self.answer(ticket, Err(error));
         }
-        let (size, id) = (command.len(), self.machine.command_id(&command));
-        self.command_bytes += size;
+        let id = self.machine.command_id(&command);
+        let mut operation = Operation { id, acks, ..Operation::new(command, deadline, ticket) };
+        self.command_bytes += operation.size;
         self.expire_at(deadline);
-        self.queued.push(Operation { id, bytes: command, size, deadline, ticket });
+        if acks == Acks::None {
+            let (term, response) = (self.consensus.term(), Bytes::new());
+            let applied = Applied { index: 0, term, level: AckLevel::None, response };
+            self.answer(operation.ticket.take(), Ok(applied));
+        }
+        self.queued.push(operation);
     }
 
     pub(super) fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {
@@ -54,6 +68,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             Ok((first, term)) => {
                 for (index, mut operation) in (first..).zip(queued) {
                     operation.bytes = Bytes::new();
+                    if operation.acks == Acks::Leader {
+                        self.await_leader((index, term));
+                    }
                     self.proposed.insert((index, term), operation);
                 }
             }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{Applied, Core, Operation};
 use crate::consensus::Log;
+use crate::replica::ack::AckLevel;
 use crate::replica::error::ReplicaError;
 use crate::replica::machine::{CommandId, Machine};
 use crate::timer::Time;
@@ -37,7 +38,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.read_count += 1;
         self.expire_at(deadline);
-        self.reads.push(Operation { id, size: query.len(), bytes: query, deadline, ticket });
+        self.reads.push(Operation { id, ..Operation::new(query, deadline, ticket) });
     }
 
     /// Accepts a query that waits for something to happen, or answers why not. Whether it leads or
@@ -56,8 +57,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         self.read_count += 1;
         self.expire_at(deadline);
-        let size = query.len();
-        self.pending.push(Operation { id: None, size, bytes: query, deadline, ticket });
+        self.pending.push(Operation::new(query, deadline, ticket));
     }
 
     /// Answers a query from whatever has been applied here, however old that is; the index says
@@ -114,8 +114,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
     }
 
-    pub(super) fn answer_query(&mut self, ticket: T, response: Bytes) {
+    pub(super) fn answer_query(&mut self, ticket: impl Into<Option<T>>, response: Bytes) {
         let (index, term) = (self.applied, self.consensus.term());
-        self.answer(ticket, Ok(Applied { index, term, response }));
+        let level = AckLevel::Quorum.held(self.is_durable);
+        self.answer(ticket, Ok(Applied { index, term, level, response }));
     }
 }

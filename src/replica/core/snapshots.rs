@@ -1,7 +1,8 @@
 //! Snapshots of this replica: when they are taken, what the log may forget, how one is installed.
 //!
 //! The log always reaches back to the snapshot before the newest, so that a damaged newest one loses
-//! nothing, and a follower that lags a little is sent entries and no snapshot.
+//! nothing, and a follower that lags a little is sent entries and no snapshot; and to what the machine
+//! refers to. See the [shelf](super::shelf).
 //!
 //! Pure: the files are the owner's, who does [`FileWork`] at once and [`Job`]s whenever it likes.
 //! Invariant: nothing is forgotten that no durable snapshot has.
@@ -11,6 +12,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use super::Core;
+use super::shelf::{Offered, Shelf};
 use crate::consensus::membership::Bootstrap;
 use crate::consensus::wire::Envelope;
 use crate::consensus::{Log, Refusal, Role, Snapshot};
@@ -35,15 +37,22 @@ const SILENT_TIMEOUTS: u32 = 5;
 pub(super) struct Snapshots {
     pub(super) transfers: Transfers,
     newest: Option<Snapshot>,
-    /// The one before, to which the log reaches back.
-    older: Option<Point>,
+    shelf: Shelf,
+    /// The lowest index that the machine refers to, when it was asked last.
+    floor: Option<u64>,
+    /// What the consensus was told to offer.
+    named: Option<Snapshot>,
+    /// What is being looked at before it is offered.
+    inspecting: Option<Point>,
+    /// Whether somebody was told that there is nothing to offer.
+    warned: bool,
     /// Bytes of the entries that were applied after the newest.
     bytes: u64,
     /// The point of the one that is being written, and `bytes` at that point.
     writing: Option<(Point, u64)>,
     jobs: VecDeque<Job>,
     busy: bool,
-    /// A follower needs one of the present, or the newest was found damaged.
+    /// There is none to offer, or the newest was found damaged.
     wanted: bool,
     not_before: Time,
     taken: u64,
@@ -52,15 +61,16 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(super) fn new(
-        transfers: Transfers,
-        newest: Option<Snapshot>,
-        older: Option<Point>,
-    ) -> Self {
+    pub(super) fn new(transfers: Transfers, newest: Option<Snapshot>, older: Vec<Point>) -> Self {
         Self {
             transfers,
+            shelf: Shelf::new(older, newest.clone()),
+            floor: None,
+            // That is what the consensus begins with.
+            named: newest.clone(),
+            inspecting: None,
+            warned: false,
             newest,
-            older,
             bytes: 0,
             writing: None,
             jobs: VecDeque::new(),
@@ -85,6 +95,7 @@ impl Snapshots {
         Status {
             index: self.newest.as_ref().map(|newest| newest.point.index),
             bytes: self.newest.as_ref().map_or(0, |newest| newest.bytes),
+            kept: self.shelf.points().count(),
             writing: self.writing.is_some(),
             taken: self.taken,
             installed: self.installed,
@@ -109,40 +120,89 @@ impl Snapshots {
 
     /// What of the log and of the files is needed no more.
     fn tidy(&mut self) {
-        let pinned: Vec<Point> = self.transfers.pinned().collect();
-        let oldest = pinned.iter().map(|point| point.index).min().unwrap_or(u64::MAX);
-        if let Some(older) = self.older {
-            let index = older.index.min(oldest);
+        let mut keep: Vec<Point> = self.transfers.pinned().collect();
+        let oldest = keep.iter().map(|point| point.index).min().unwrap_or(u64::MAX);
+        if let Some(base) = self.shelf.tidy(self.floor) {
+            let index = base.index.min(oldest);
             self.transfers.push_work(FileWork::Compact { index });
         }
-        let mut keep = pinned;
-        keep.extend(self.newest.as_ref().map(|newest| newest.point));
-        keep.extend(self.older);
+        keep.extend(self.shelf.points());
         self.transfers.push_work(FileWork::Prune { keep });
     }
 
-    fn written(&mut self, result: Result<Snapshot, SnapshotError>, now: Time) -> Option<Snapshot> {
-        let (point, bytes) = self.writing.take()?;
+    fn written(&mut self, result: Result<Snapshot, SnapshotError>, now: Time) {
+        let Some((point, bytes)) = self.writing.take() else { return };
         let snapshot = match result {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 tracing::warn!(%error, "no snapshot was written; the log keeps its entries");
                 self.failed += 1;
                 self.not_before = now + TRY_AGAIN;
-                return None;
+                return;
             }
         };
         self.taken += 1;
-        let newest = self.newest.as_ref().map(|newest| newest.point);
-        let replaced = newest.is_none_or(|newest| newest.index <= point.index);
-        if replaced {
-            self.older = newest.filter(|newest| *newest != point).or(self.older);
-            self.newest = Some(snapshot.clone());
+        if self.newest.as_ref().is_none_or(|newest| newest.point.index <= point.index) {
+            self.shelf.put(snapshot.clone());
+            self.newest = Some(snapshot);
             self.bytes = self.bytes.saturating_sub(bytes);
             self.wanted = false;
         }
         self.tidy();
-        replaced.then_some(snapshot)
+    }
+
+    fn inspected(&mut self, point: Point, result: Result<Snapshot, SnapshotError>) {
+        self.inspecting = None;
+        match result {
+            Ok(snapshot) => self.shelf.found(snapshot),
+            Err(error) => {
+                tracing::warn!(%error, index = point.index, "a snapshot cannot be offered");
+                if error.is_damage() {
+                    self.shelf.lost(point);
+                }
+            }
+        }
+    }
+
+    /// A follower needs a snapshot, and the consensus has none to offer.
+    fn follower_waits(&mut self) {
+        match self.shelf.offered(self.floor) {
+            // It has been found meanwhile.
+            Offered::Whole(_) => {}
+            Offered::Unseen(point) if self.inspecting.is_none() => {
+                self.inspecting = Some(point);
+                self.jobs.push_back(Job::Inspect { point });
+            }
+            Offered::Unseen(_) => {}
+            Offered::Nothing if self.floor.is_none() => self.wanted = true,
+            Offered::Nothing => {
+                if !std::mem::replace(&mut self.warned, true) {
+                    tracing::warn!(
+                        floor = self.floor,
+                        "a follower waits: no snapshot is left from before what is retained"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Takes note of what the machine refers to. Returns whether the consensus has to be told what
+    /// followers can be offered.
+    fn settle(&mut self, floor: Option<u64>) -> bool {
+        self.floor = floor;
+        if self.shelf.is_untidy(floor) {
+            self.tidy();
+        }
+        let offered = match self.shelf.offered(floor) {
+            Offered::Whole(snapshot) => Some(snapshot),
+            Offered::Nothing | Offered::Unseen(_) => None,
+        };
+        if offered == self.named.as_ref() {
+            return false;
+        }
+        self.named = offered.cloned();
+        self.warned = false;
+        true
     }
 }
 
@@ -175,13 +235,17 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 let result = result.map_err(|error| error.is_damage());
                 self.snapshots.transfers.checked(point, result, self.now);
             }
+            JobDone::Inspected { point, result } => self.snapshots.inspected(point, result),
             JobDone::Summed { result } => self.summed(result),
-            JobDone::Written { result } => {
-                let written = self.snapshots.written(result, self.now);
-                if written.is_some() {
-                    self.consensus.set_snapshot(written);
-                }
-            }
+            JobDone::Written { result } => self.snapshots.written(result, self.now),
+        }
+        self.name_snapshot();
+    }
+
+    /// Has the consensus offer what is right at present.
+    pub(super) fn name_snapshot(&mut self) {
+        if self.snapshots.settle(self.machine.log_floor()) {
+            self.consensus.set_snapshot(self.snapshots.named.clone());
         }
     }
 
@@ -240,9 +304,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         tracing::info!(index, term, bytes = snapshot.bytes, "continuing from a snapshot");
         (self.applied, self.applied_term) = (index, term);
         self.snapshots.installed += 1;
-        (self.snapshots.newest, self.snapshots.older) = (Some(snapshot), None);
+        self.snapshots.shelf.begin_with(snapshot.clone());
+        // The consensus offers what it has installed.
+        self.snapshots.named = Some(snapshot.clone());
+        self.snapshots.newest = Some(snapshot);
         self.snapshots.bytes = 0;
+        self.snapshots.floor = self.machine.log_floor();
         self.snapshots.tidy();
+        self.name_snapshot();
         // Whether these were committed cannot be seen any more.
         let later = self.proposed.split_off(&(index + 1, 0));
         for operation in std::mem::replace(&mut self.proposed, later).into_values() {
@@ -263,8 +332,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.told(from, StateHash { point: frame.point, hash, bytes });
             return Ok(());
         }
-        let Snapshots { transfers, newest, .. } = &mut self.snapshots;
-        transfers.handle(frame, newest.as_ref(), self.now);
+        let Snapshots { transfers, shelf, .. } = &mut self.snapshots;
+        let known = shelf.file(frame.point);
+        transfers.handle(frame, known, self.now);
         Ok(())
     }
 
@@ -281,10 +351,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             transfers.take_offer(offer, self.now);
         }
         transfers.turn(self.now);
-        for (to, ended) in transfers.take_ended() {
+        for (to, point, ended) in transfers.take_ended() {
             self.consensus.report_snapshot(to, ended == Ended::Arrived);
             if ended == Ended::Damaged {
-                self.snapshots.wanted = true;
+                self.snapshots.shelf.suspect(point);
+                let newest = self.snapshots.newest.as_ref().map(|newest| newest.point);
+                self.snapshots.wanted |= newest == Some(point);
             }
         }
         if let Some(snapshot) = self.snapshots.transfers.take_check() {
@@ -294,7 +366,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     /// Takes a snapshot if it is time: the machine is between two commands here.
     pub(super) fn take_snapshot(&mut self) {
-        self.snapshots.wanted |= self.consensus.take_snapshot_wanted();
+        self.name_snapshot();
+        if self.consensus.take_snapshot_wanted() {
+            self.snapshots.follower_waits();
+        }
         let waits = self.snapshots.writing.is_some() || self.now < self.snapshots.not_before;
         if waits || !self.snapshots.is_due(self.applied, &self.options) {
             return;

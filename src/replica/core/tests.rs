@@ -13,8 +13,8 @@ use crate::{Effect, Incarnation};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Node {
-    core: Core<KvMachine, u32>,
+struct NodeOf<M> {
+    core: Core<M, u32>,
     store: Store,
     disk: MemoryDisk,
     unwritten: Option<Persist>,
@@ -24,14 +24,20 @@ struct Node {
     broken_jobs: bool,
 }
 
+type Node = NodeOf<KvMachine>;
+
 /// Replicas 1 to n that hear each other at once, unless one is cut off.
-struct Cluster {
-    nodes: Vec<Node>,
+struct ClusterOf<M> {
+    nodes: Vec<NodeOf<M>>,
+    /// What a new replica runs.
+    machine: fn() -> M,
     now: Time,
     cut_off: Option<u64>,
     /// The most bytes that one replica sent in one turn.
     turn_bytes_max: usize,
 }
+
+type Cluster = ClusterOf<KvMachine>;
 
 fn bootstrap(voters: u64) -> Bootstrap {
     let member = |raft_id| Member { raft_id, node: name(raft_id), voter: true };
@@ -48,19 +54,34 @@ fn wal_options() -> wal::Options {
 
 #[path = "tests/changes.rs"]
 mod changes;
+#[path = "tests/floors.rs"]
+mod floors;
+#[path = "../../../tests/replica/journal.rs"]
+mod journal;
+#[path = "tests/levels.rs"]
+mod levels;
 #[path = "tests/past.rs"]
 mod past;
 
 fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
+    open_with(KvMachine::new(), store, disk, options, now)
+}
+
+fn open_with<M: Machine>(
+    mut machine: M,
+    store: Store,
+    disk: MemoryDisk,
+    options: Options,
+    now: Time,
+) -> NodeOf<M> {
     let raft_id = store.identity().raft_id;
-    let mut machine = KvMachine::new();
     store.restore(&mut machine).unwrap();
     let core = Core::new(Setup {
         raft_id,
         incarnation: Incarnation(now.since_start().as_secs() + 1),
         bootstrap: store.bootstrap().clone(),
         snapshot: store.snapshot().cloned(),
-        older_snapshot: store.older_snapshot(),
+        older_snapshots: store.older_snapshots().to_vec(),
         hard_state: store.hard_state(),
         log: store.log(),
         machine,
@@ -70,10 +91,10 @@ fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
     });
     let core = core.unwrap();
     let (frames, done) = (Vec::new(), BTreeMap::new());
-    Node { core, store, disk, unwritten: None, frames, done, broken_jobs: false }
+    NodeOf { core, store, disk, unwritten: None, frames, done, broken_jobs: false }
 }
 
-impl Node {
+impl<M: Machine> NodeOf<M> {
     fn turn(&mut self, now: Time) {
         self.core.turn(now);
         let frames = &mut self.frames;
@@ -94,19 +115,7 @@ impl Node {
 
 impl Cluster {
     fn new(voters: u64, options: &Options) -> Self {
-        let node = |raft_id| {
-            let disk = MemoryDisk::new();
-            let (shared, dir) = (Arc::new(disk.clone()), Path::new("/data"));
-            let members = bootstrap(voters);
-            let store = Store::create(shared, dir, wal_options(), name(raft_id), raft_id, &members);
-            open(store.unwrap(), disk, options.clone(), Time::ZERO)
-        };
-        Self {
-            nodes: (1..=voters).map(node).collect(),
-            now: Time::ZERO,
-            cut_off: None,
-            turn_bytes_max: 0,
-        }
+        Self::of(KvMachine::new, voters, options)
     }
 
     fn elected(voters: u64) -> (Self, u64) {
@@ -115,8 +124,27 @@ impl Cluster {
         let leader = cluster.leader();
         (cluster, leader)
     }
+}
 
-    fn at(&mut self, raft_id: u64) -> &mut Node {
+impl<M: Machine> ClusterOf<M> {
+    fn of(machine: fn() -> M, voters: u64, options: &Options) -> Self {
+        let node = |raft_id| {
+            let disk = MemoryDisk::new();
+            let (shared, dir) = (Arc::new(disk.clone()), Path::new("/data"));
+            let members = bootstrap(voters);
+            let store = Store::create(shared, dir, wal_options(), name(raft_id), raft_id, &members);
+            open_with(machine(), store.unwrap(), disk, options.clone(), Time::ZERO)
+        };
+        Self {
+            nodes: (1..=voters).map(node).collect(),
+            machine,
+            now: Time::ZERO,
+            cut_off: None,
+            turn_bytes_max: 0,
+        }
+    }
+
+    fn at(&mut self, raft_id: u64) -> &mut NodeOf<M> {
         &mut self.nodes[usize::try_from(raft_id).unwrap() - 1]
     }
 

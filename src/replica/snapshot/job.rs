@@ -16,6 +16,11 @@ pub enum Job {
         /// What it has to be.
         snapshot: Snapshot,
     },
+    /// Look whether a snapshot that is on disk is whole, before it is offered to anybody.
+    Inspect {
+        /// Which.
+        point: Point,
+    },
     /// Sum up a state.
     Sum {
         /// The last entry in it.
@@ -44,6 +49,13 @@ pub enum JobDone {
         /// Whether it is durable and what it has to be.
         result: Result<(), SnapshotError>,
     },
+    /// Of [`Job::Inspect`].
+    Inspected {
+        /// Which snapshot.
+        point: Point,
+        /// What it is, if it is whole.
+        result: Result<Snapshot, SnapshotError>,
+    },
     /// Of [`Job::Sum`].
     Summed {
         /// The sum.
@@ -63,6 +75,7 @@ impl Job {
             Self::Check { snapshot } => {
                 JobDone::Checked { point: snapshot.point, result: files.finish(&snapshot) }
             }
+            Self::Inspect { point } => JobDone::Inspected { point, result: files.inspect(point) },
             Self::Sum { point, image } => {
                 JobDone::Summed { result: hashes::sum(point, image, files.cancelled()) }
             }
@@ -79,6 +92,7 @@ impl std::fmt::Debug for Job {
             Self::Check { snapshot } => {
                 f.debug_struct("Check").field("snapshot", snapshot).finish()
             }
+            Self::Inspect { point } => f.debug_struct("Inspect").field("point", point).finish(),
             Self::Sum { point, .. } => {
                 f.debug_struct("Sum").field("point", point).finish_non_exhaustive()
             }

@@ -81,7 +81,7 @@ fn body_arrives_in_parts_with_few_of_them_under_way() {
     let ready = receiver.take_ready().unwrap();
     receiver.settled(&ready, true);
     talk(&mut receiver, &mut sender, at(4), &[]);
-    assert_eq!(sender.take_ended(), [(2, Ended::Arrived)]);
+    assert_eq!(sender.take_ended(), [(2, snapshot(1_050).point, Ended::Arrived)]);
     assert_eq!(sender.pinned().count(), 0);
 }
 
@@ -150,7 +150,7 @@ fn sender_gives_up_on_a_silent_receiver_and_not_on_one_that_checks() {
         assert!(sender.take_ended().is_empty(), "given up after {ms} ms");
     }
     sender.turn(at(5_900) + PATIENCE);
-    assert_eq!(sender.take_ended(), [(2, Ended::Failed)]);
+    assert_eq!(sender.take_ended(), [(2, snapshot(100).point, Ended::Failed)]);
 }
 
 /// A file that is damaged at either end is told as such, so that another one is made.
@@ -174,7 +174,7 @@ fn damage_is_told_to_both_sides() {
             receiver.checked(snapshot(100).point, Err(true), at(0));
             talk(&mut receiver, &mut sender, at(0), &[]);
         }
-        assert_eq!(sender.take_ended(), [(2, Ended::Damaged)]);
+        assert_eq!(sender.take_ended(), [(2, snapshot(100).point, Ended::Damaged)]);
         assert_eq!(receiver.receiving(), None);
         written(&mut receiver);
     }

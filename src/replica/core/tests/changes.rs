@@ -6,7 +6,7 @@ use crate::consensus::membership::Membership;
 use crate::replica::MemberChange;
 use crate::wal::{Disk as _, OpenMode, Point};
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { snapshot_entries: 10, snapshot_part_bytes: 64, ..Options::default() }
 }
 
@@ -18,28 +18,33 @@ fn elected(voters: u64) -> (Cluster, u64) {
     (cluster, leader)
 }
 
-impl Cluster {
+impl<M: Machine> ClusterOf<M> {
     /// Another replica with a new directory.
-    fn join(&mut self, voters: u64) -> u64 {
+    pub(super) fn join(&mut self, voters: u64) -> u64 {
         let raft_id = self.nodes.len() as u64 + 1;
         let disk = MemoryDisk::new();
         let (shared, dir) = (Arc::new(disk.clone()), Path::new("/data"));
         let (node, members) = (name(raft_id), bootstrap(voters));
         let store = Store::create(shared, dir, wal_options(), node, raft_id, &members).unwrap();
-        let mut node = open(store, disk, options(), self.now);
+        let mut node = open_with((self.machine)(), store, disk, options(), self.now);
         (1..raft_id).for_each(|other| node.core.admit(other));
         self.nodes.push(node);
         raft_id
     }
 
-    fn change(&mut self, raft_id: u64, change: MemberChange, ticket: u32) -> Option<Reply> {
+    pub(super) fn change(
+        &mut self,
+        raft_id: u64,
+        change: MemberChange,
+        ticket: u32,
+    ) -> Option<Reply> {
         let deadline = self.now + 5 * SECOND;
         self.at(raft_id).core.change_member(change, deadline, ticket);
         self.pass(SECOND);
         self.answer(raft_id, ticket)
     }
 
-    fn write(&mut self, raft_id: u64, writes: u32, ticket: u32) {
+    pub(super) fn write(&mut self, raft_id: u64, writes: u32, ticket: u32) {
         for number in 0..writes {
             self.propose(raft_id, &format!("value-{number}"), ticket + number);
             self.talk();
@@ -47,7 +52,7 @@ impl Cluster {
     }
 }
 
-fn done(reply: Option<Reply>) -> bool {
+pub(super) fn done(reply: Option<Reply>) -> bool {
     matches!(reply, Some(Ok(_)))
 }
 

@@ -1,0 +1,28 @@
+//! The ordered durable log: topics of records, one copy on disk.
+
+mod answer;
+mod command;
+pub mod groups;
+mod machine;
+mod name;
+mod options;
+mod points;
+mod query;
+mod record;
+mod refusal;
+mod scan;
+mod snapshot;
+mod topic;
+
+pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
+pub use command::{Append, Command, Expected, InvalidCommand};
+pub use machine::{
+    CONSUMER_GROUPS_MAX, CURSORS_MAX, LogMachine, PAGE_ROWS_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX,
+};
+pub use name::{GROUPS_MAX, NAME_BYTES_MAX, group_of, is_name};
+pub use options::{AGE_MAX, AGE_MIN, InvalidOptions, TopicOptions};
+pub use query::{Query, Read};
+pub use record::{
+    BATCH_BYTES_MAX, BATCH_RECORDS_MAX, InvalidRecord, KEY_BYTES_MAX, RECORD_BYTES_MAX, Record,
+};
+pub use refusal::Refusal;
