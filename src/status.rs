@@ -161,6 +161,9 @@ pub struct Running {
     /// The newest difference between the states of the members that this one has found.
     #[serde(default)]
     pub divergence: Option<Box<replica::Divergence>>,
+    /// The first damage that reading its files again has found.
+    #[serde(default)]
+    pub damage: Option<Box<str>>,
 }
 
 /// A follower as its leader sees it.
@@ -375,6 +378,7 @@ impl From<replica::Status> for Running {
             reads_waiting: status.waiting.reads,
             has_room: status.has_room,
             divergence: status.hashes.divergence.clone().map(Box::new),
+            damage: status.scrub.damage.map(String::into_boxed_str),
         }
     }
 }

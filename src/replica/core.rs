@@ -19,7 +19,7 @@ use super::error::ReplicaError;
 use super::machine::{CommandId, Effects, Machine};
 use super::past::AppliedLog;
 use super::setup::{Options, Setup};
-use super::status::{Repair, Status, Waiting};
+use super::status::{Repair, Scrub, Status, Waiting};
 use super::store::SharedLog;
 use super::transfer::Frame;
 use crate::consensus::membership::{Bootstrap, Change};
@@ -32,6 +32,7 @@ use marks::Marks;
 use snapshots::Snapshots;
 
 mod acks;
+mod damage;
 mod inquiry;
 mod marks;
 mod members;
@@ -62,6 +63,9 @@ pub struct Core<M, T, L: Log = SharedLog> {
     applied_term: u64,
     snapshots: Snapshots,
     marks: Marks,
+    scrub: Scrub,
+    /// When a leader whose files are damaged tries again to hand over.
+    hand_over_due: Time,
     has_room: bool,
     /// Whether committed entries are left for the next turn.
     has_more: bool,
@@ -202,6 +206,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             applied_term: start.term,
             snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshots),
             marks: Marks::new(start.index, mark_due),
+            scrub: Scrub::default(),
+            hand_over_due: Time::ZERO,
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -311,6 +317,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.answer_handovers();
         self.propose_alarms();
         self.propose_mark();
+        self.shun_leadership();
         self.propose_queued();
         self.move_snapshots();
         self.drain();
@@ -454,6 +461,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             acks: self.acks_status(),
             snapshots: self.snapshots.status(),
             hashes: self.marks.status(),
+            scrub: self.scrub.clone(),
             waiting: Waiting {
                 proposals: self.queued.len() + self.proposed.len(),
                 bytes: self.command_bytes,

@@ -51,6 +51,12 @@ pub struct Options {
     /// nothing if nothing was applied. Larger: a replica that went astray is found later. Smaller:
     /// more work.
     pub hash_interval: Duration,
+    /// Bytes of files that are read again per second, to find damage while there are other copies
+    /// [default: 5 MiB; 0 for none]. Larger: more of the disk's time. Smaller: damage is found later.
+    pub scrub_bytes_per_second: u64,
+    /// Time between the end of one reading of all files and the next [default: 1 day]. Larger and
+    /// smaller: as above.
+    pub scrub_interval: Duration,
     /// How often a leader looks how far the others lag [default: 2 s]. It decides what the status
     /// shows; catching up itself needs no such impulse.
     pub repair_interval: Duration,
@@ -70,6 +76,8 @@ impl Default for Options {
             snapshot_bytes: 64 * 1024 * 1024,
             snapshot_part_bytes: 256 * 1024,
             hash_interval: Duration::from_secs(600),
+            scrub_bytes_per_second: 5 << 20,
+            scrub_interval: Duration::from_secs(24 * 60 * 60),
             repair_interval: Duration::from_secs(2),
         }
     }

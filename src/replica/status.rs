@@ -37,6 +37,8 @@ pub struct Status {
     pub snapshots: Snapshots,
     /// What comparing the states of the members has come to.
     pub hashes: Hashes,
+    /// What reading the files again has come to.
+    pub scrub: Scrub,
     /// Proposals that wait for the quorum, and their bytes.
     pub waiting: Waiting,
     /// What was refused at the door since the start.
@@ -99,6 +101,22 @@ pub struct Hashes {
     pub skipped: u64,
     /// The newest difference that was found.
     pub divergence: Option<Divergence>,
+}
+
+/// What reading the files again has come to, counted since the start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Scrub {
+    /// Times that everything was read.
+    pub passes: u64,
+    /// Bytes that were read and were right.
+    pub bytes: u64,
+    /// Files that were found to be damaged.
+    pub damaged: u64,
+    /// Files that could not be read.
+    pub failed: u64,
+    /// The first damage. A replica that has some hands the leadership on and stays away from it,
+    /// and otherwise takes part: what it has in memory is right.
+    pub damage: Option<String>,
 }
 
 /// A snapshot on its way.

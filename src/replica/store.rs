@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::condemned;
 use super::core::{Core, Done};
 use super::machine::{InvalidSnapshot, Machine};
+use super::scrub::Scrubber;
 use super::snapshot::{Loaded, SnapshotError, SnapshotFiles};
 use super::transfer::FileWork;
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap};
@@ -206,6 +207,13 @@ impl Store {
     /// What the disk says; the next start may be tried.
     pub fn condemn(&self, reason: &str) -> std::io::Result<()> {
         condemned::write(self.disk.as_ref(), &self.dir, reason)
+    }
+
+    /// Begins to read all files again that are not written any more.
+    pub(super) fn scrubber(&self) -> Scrubber {
+        let (disk, identity) = (Arc::clone(&self.disk), self.identity.clone());
+        let sealed = self.wal.lock().sealed();
+        Scrubber::new(disk, identity, self.files.clone(), sealed)
     }
 
     /// Whether there is room for more entries; tries to make some if there was none.

@@ -119,11 +119,18 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if member.raft_id != self.raft_id() {
             return Ok(Some(Change::Remove(member.raft_id)));
         }
-        let successor = others.into_iter().filter(|other| self.is_active(*other));
-        if let Some(successor) = successor.min_by_key(|other| self.lag(*other)) {
+        self.hand_on();
+        Err(ReplicaError::NotLeader { leader: None })
+    }
+
+    /// Begins to hand the leadership to the voter that is nearest, if one answers.
+    pub(super) fn hand_on(&mut self) {
+        let voters = self.consensus.membership().members().filter(|member| member.voter);
+        let others = voters.map(|member| member.raft_id).filter(|other| *other != self.raft_id());
+        let others = others.filter(|other| self.is_active(*other));
+        if let Some(successor) = others.min_by_key(|other| self.lag(*other)) {
             self.consensus.transfer(successor);
         }
-        Err(ReplicaError::NotLeader { leader: None })
     }
 
     fn hand_over(&mut self, node: &NodeId, deadline: Time, ticket: T) {

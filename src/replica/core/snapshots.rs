@@ -83,6 +83,11 @@ impl Snapshots {
         }
     }
 
+    /// Has one of the present taken as soon as it can be.
+    pub(super) fn want(&mut self) {
+        self.wanted = true;
+    }
+
     pub(super) fn push_job(&mut self, job: Job) {
         self.jobs.push_back(job);
     }
