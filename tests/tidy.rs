@@ -43,6 +43,7 @@ const SHELLS: &[&str] = &[
     "src/replica/service.rs",
     "src/kv/mod.rs",
     "src/kv/client",
+    "src/log/client",
     "src/testing",
     "src/timer.rs",
     "src/transport/memory",

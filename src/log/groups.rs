@@ -34,8 +34,8 @@ use group::Group;
 
 pub use command::{GroupCommand, GroupQuery};
 pub use options::{
-    BATCH_MAX, Bounds, GROUPS_MAX, GroupOptions, MEMBERS_MAX, NAME_BYTES_MAX, PENDING_MAX, Start,
-    TIMEOUT_MAX, TIMEOUT_MIN,
+    BATCH_MAX, Bounds, GROUPS_MAX, GroupOptions, MEMBERS_MAX, PENDING_MAX, Start, TIMEOUT_MAX,
+    TIMEOUT_MIN,
 };
 pub use refusal::Refusal;
 pub use response::{
@@ -111,10 +111,22 @@ impl Groups {
         self.answer(bounds, query).into()
     }
 
-    /// Answers a question that waits for something to happen; none as long as it has not.
+    /// Answers a question that waits for something to happen; none as long as it has not. A
+    /// replica that lags may not know yet who asks.
     pub fn poll_query(&self, bounds: Bounds, query: &GroupQuery) -> Option<GroupResponse> {
         let response = self.query(bounds, query);
-        (response != GroupResponse::Ready(false)).then_some(response)
+        let waits = matches!(query, GroupQuery::Ready { .. })
+            && matches!(
+                response,
+                GroupResponse::Ready(false)
+                    | GroupResponse::Refused(Refusal::NoGroup | Refusal::NotMember)
+            );
+        (!waits).then_some(response)
+    }
+
+    /// Whether there is such a group.
+    pub fn contains(&self, name: &str) -> bool {
+        self.groups.contains_key(name)
     }
 
     /// The topic has forgotten what lies below `first`. Commands and questions tell it as well; so
@@ -185,7 +197,7 @@ impl Groups {
             GroupCommand::Tick { group, id, wheel, round } => {
                 // It may be another group by now, or none.
                 if let Some(group) = self.groups.get_mut(group).filter(|group| group.id == *id) {
-                    Arc::make_mut(group).tick(*wheel, *round);
+                    Arc::make_mut(group).tick(*wheel, *round, bounds);
                 }
             }
         }

@@ -1,7 +1,11 @@
 //! The ordered durable log: topics of records, one copy on disk.
 
 mod answer;
+mod carry;
+mod client;
 mod command;
+mod error;
+mod extent;
 pub mod groups;
 mod machine;
 mod name;
@@ -15,11 +19,16 @@ mod snapshot;
 mod topic;
 
 pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
+pub use client::{
+    Accepted, Appended, Cursor, Lag, Log, OnLag, ReadLimits, Records, Stored, Tail, Topic,
+};
 pub use command::{Append, Command, Expected, InvalidCommand};
+pub use error::Error;
+pub use groups::Start;
 pub use machine::{
     CONSUMER_GROUPS_MAX, CURSORS_MAX, LogMachine, PAGE_ROWS_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX,
 };
-pub use name::{GROUPS_MAX, NAME_BYTES_MAX, group_of, is_name};
+pub use name::{GROUPS_LABEL, GROUPS_MAX, NAME_BYTES_MAX, group_of, is_name, service};
 pub use options::{AGE_MAX, AGE_MIN, InvalidOptions, TopicOptions};
 pub use query::{Query, Read};
 pub use record::{

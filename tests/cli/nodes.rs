@@ -155,7 +155,7 @@ fn status_and_peers_describe_the_node() {
     let table = served.run(&["status"]).stdout;
     let mut lines = table.lines();
     let columns: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-    let titles = "NODE ROLE TERM LEADER COMMIT APPLIED LAG PEERS DROPS UP";
+    let titles = "NODE ROLE TERM LEADER COMMIT APPLIED IN SYNC LAG PEERS DROPS UP";
     assert_eq!(columns.join(" "), titles);
     let cells: Vec<_> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(&cells[..2], ["a", "leader"]);

@@ -199,7 +199,8 @@ impl Group {
     }
 
     /// Time has passed. An impulse that was meant for another round does nothing.
-    pub(super) fn tick(&mut self, kind: WheelKind, round: u64) {
+    pub(super) fn tick(&mut self, kind: WheelKind, round: u64, bounds: Bounds) {
+        self.trim(bounds.first);
         match kind {
             WheelKind::Deliveries if self.delivery_wheel.turn(round) => self.expire_deliveries(),
             WheelKind::Members if self.member_wheel.turn(round) => self.expire_members(),

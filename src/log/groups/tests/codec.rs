@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::log::name::NAME_BYTES_MAX;
 
 fn commands() -> Vec<GroupCommand> {
     let settle = |verdict| GroupCommand::Settle {
