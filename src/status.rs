@@ -160,6 +160,12 @@ pub struct Running {
     pub reads_waiting: usize,
     /// Whether the disk has room for more entries; without it, writes are refused.
     pub has_room: bool,
+    /// The newest difference between the states of the members that this one has found.
+    #[serde(default)]
+    pub divergence: Option<Box<replica::Divergence>>,
+    /// The first damage that reading its files again has found.
+    #[serde(default)]
+    pub damage: Option<Box<str>>,
 }
 
 /// A follower as its leader sees it.
@@ -377,6 +383,8 @@ impl From<replica::Status> for Running {
             proposals_waiting: status.waiting.proposals,
             reads_waiting: status.waiting.reads,
             has_room: status.has_room,
+            divergence: status.hashes.divergence.clone().map(Box::new),
+            damage: status.scrub.damage.map(String::into_boxed_str),
         }
     }
 }

@@ -167,6 +167,9 @@ fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
     settings.options.snapshot_bytes = replica.snapshot_bytes;
     settings.options.snapshot_part_bytes = replica.snapshot_part_bytes;
     settings.options.promote_lag_max = replica.promote_lag_max;
+    settings.options.hash_interval = replica.hash_interval;
+    settings.options.scrub_bytes_per_second = replica.scrub_bytes_per_second;
+    settings.options.scrub_interval = replica.scrub_interval;
     settings.options.in_sync_lag_max = replica.in_sync_lag_max;
     let defaults = consensus::Options::default();
     settings.options.consensus = consensus::Options {

@@ -76,6 +76,17 @@ fn remarks(status: &Status) -> Vec<String> {
                 remarks.push(format!("{node} refuses writes: no space is left for the log"));
             }
             remarks.extend(under_replicated(node, running));
+            if let Some(damage) = &running.damage {
+                remarks.push(format!("{node} goes on with a damaged file: {damage}"));
+            }
+            remarks.extend(running.divergence.iter().map(|divergence| {
+                format!(
+                    "{node}: its state after entry {} differs from that of {}: see \
+                     `zmesh check --online`",
+                    divergence.index,
+                    divergence.others.join(", ")
+                )
+            }));
         }
         None => {}
     }
