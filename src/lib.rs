@@ -53,7 +53,7 @@
 //! | see who comes and goes | [`Node::events`], [`Node::peers`], [`Node::wait_for_peers`] |
 //! | know what happened after an error | [`RequestError::effect`], [`kv::Error::effect`], [`ErrorCode`] |
 //! | set, read and clear keys | [`kv::Kv`] |
-//! | replicate | [`replica::Replica`], [`replica::ReplicaSettings`] |
+//! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
 //!
@@ -78,6 +78,7 @@ pub mod config;
 pub mod consensus;
 pub mod discovery;
 mod error;
+pub mod host;
 mod id;
 pub mod kv;
 pub mod log;
