@@ -146,6 +146,8 @@ error_codes! {
     InsufficientIsr = 45, "INSUFFICIENT_ISR", None, true;
     /// The write is committed, but not on as many replicas in sync as it asks for.
     NotOnAll = 46, "NOT_ON_ALL", Unknown, true;
+    /// No member has this directory: it was removed, or replaced by another.
+    DirectoryUnknown = 47, "DIRECTORY_UNKNOWN", None, false;
 
     /// A condition of the write did not hold.
     CasFailed = 48, "CAS_FAILED", None, false;

@@ -394,6 +394,7 @@ in_flight_max = 65536 # default
 # election_timeout is not set
 # in_sync_lag_max is not set
 # sync is not set
+# sync_interval is not set
 # segment_bytes is not set
 # snapshot_entries is not set
 # snapshot_bytes is not set

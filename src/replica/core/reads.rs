@@ -126,7 +126,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     pub(super) fn answer_query(&mut self, ticket: impl Into<Option<T>>, response: Bytes) {
         let (index, term) = (self.applied, self.consensus.term());
-        let level = AckLevel::Quorum.held(self.is_durable);
+        let level = AckLevel::Quorum.held(self.consensus.is_durable());
         self.answer(ticket, Ok(Applied { index, term, level, response }));
     }
 }
