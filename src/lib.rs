@@ -52,7 +52,10 @@
 //! | choose peers | [`route::Filter`] over labels, [`route::Choice`] among those that match |
 //! | see who comes and goes | [`Node::events`], [`Node::peers`], [`Node::wait_for_peers`] |
 //! | know what happened after an error | [`RequestError::effect`], [`kv::Error::effect`], [`ErrorCode`] |
-//! | set, read and clear keys | [`kv::Kv`] |
+//! | set, read, list and clear keys | [`kv::Kv`] |
+//! | write under conditions, or several keys at once | [`kv::Set`], [`kv::Txn`] |
+//! | see every change of a key | [`kv::Watch`] |
+//! | be the only one | [`kv::Kv::lock`], [`kv::Kv::elect`], [`kv::Guard`] |
 //! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
