@@ -56,6 +56,7 @@
 //! | write under conditions, or several keys at once | [`kv::Set`], [`kv::Txn`] |
 //! | see every change of a key | [`kv::Watch`] |
 //! | be the only one | [`kv::Kv::lock`], [`kv::Kv::elect`], [`kv::Guard`] |
+//! | append, read and follow records | [`log::Log`], [`log::Topic`], [`log::Tail`] |
 //! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
