@@ -12,7 +12,7 @@ use zmesh::log::{
     Lag, Log, LogMachine, OnLag, ReadLimits, Record, Refusal, Start, Stored, Topic, TopicOptions,
     group_of, service,
 };
-use zmesh::replica::Progress;
+use zmesh::replica::{AckLevel, Acks, Progress};
 use zmesh::testing::TestCluster;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -195,6 +195,28 @@ async fn expected_offset_lets_one_of_two_writers_win() {
     let error = topic.append_at(0, &[record(9)]).await.unwrap_err();
     assert_eq!(error, Refusal::OffsetMismatch { current: 2 }.into());
     assert_eq!(topic.end().await.unwrap(), 2);
+}
+
+/// A writer chooses how much it waits for, and is told what it got.
+#[tokio::test]
+async fn append_is_acknowledged_at_the_level_that_was_asked_for() {
+    let cluster = cluster(1).await;
+    let topic = log(&cluster, 1).topic("a");
+    let records = [record(0), record(1)];
+    let all = topic.append_with(&records, Acks::All { min_insync: 2 }).await.unwrap();
+    assert_eq!((all.first, all.count, all.level), (Some(0), 2, AckLevel::All));
+    let quorum = topic.append_batch(records.to_vec()).await.unwrap();
+    assert_eq!((quorum.first, quorum.level), (2, AckLevel::Quorum));
+    let leader = topic.append_with(&records, Acks::Leader).await.unwrap();
+    assert_eq!((leader.first, leader.level), (None, AckLevel::Leader));
+    let sent = topic.append_with(&records, Acks::None).await.unwrap();
+    assert_eq!((sent.first, sent.level), (None, AckLevel::None));
+    // Nothing goes wrong here, so they arrive.
+    let mut tail = topic.tail(Start::First);
+    for offset in 0..8 {
+        let next = tokio::time::timeout(DEADLINE, tail.next()).await.unwrap().unwrap();
+        assert_eq!(next.offset, offset);
+    }
 }
 
 /// A tail waits for a topic that there is not yet, is served by the node's own replica, and does not

@@ -24,7 +24,7 @@ mod topic;
 pub use cursor::Cursor;
 pub use lag::{Lag, OnLag};
 pub use tail::Tail;
-pub use topic::{Appended, ReadLimits, Records, Stored, Topic};
+pub use topic::{Accepted, Appended, ReadLimits, Records, Stored, Topic};
 
 /// The longest that an operation may take, unless another timeout is set.
 const TIMEOUT: Duration = Duration::from_secs(5);

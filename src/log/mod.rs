@@ -1,9 +1,11 @@
 //! The ordered durable log: topics of records, one copy on disk.
 
 mod answer;
+mod carry;
 mod client;
 mod command;
 mod error;
+mod extent;
 pub mod groups;
 mod machine;
 mod name;
@@ -17,7 +19,9 @@ mod snapshot;
 mod topic;
 
 pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
-pub use client::{Appended, Cursor, Lag, Log, OnLag, ReadLimits, Records, Stored, Tail, Topic};
+pub use client::{
+    Accepted, Appended, Cursor, Lag, Log, OnLag, ReadLimits, Records, Stored, Tail, Topic,
+};
 pub use command::{Append, Command, Expected, InvalidCommand};
 pub use error::Error;
 pub use groups::Start;

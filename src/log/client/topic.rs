@@ -19,7 +19,7 @@ use crate::log::options::TopicOptions;
 use crate::log::query::{Query, Read};
 use crate::log::record::{InvalidRecord, Record};
 use crate::log::refusal::Refusal;
-use crate::replica::{AckLevel, Client, ClientError};
+use crate::replica::{AckLevel, Acknowledged, Acks, Client, ClientError};
 
 /// A handle to one topic. Clones are cheap, and share the order of what they append.
 ///
@@ -45,6 +45,17 @@ pub struct Appended {
     pub index: u64,
     /// The term of the leader that answered.
     pub term: u64,
+    /// How strongly they are held.
+    pub level: AckLevel,
+}
+
+/// Records that were handed over at the level that was asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct Accepted {
+    /// The offset of the first of them; none below the level of the quorum, where it is not decided.
+    pub first: Option<u64>,
+    /// How many there are.
+    pub count: u64,
     /// How strongly they are held.
     pub level: AckLevel,
 }
@@ -167,13 +178,46 @@ impl Topic {
         self.submit(Append { expected: Some(expected), ..append }).await
     }
 
+    /// Appends records one behind the other, and returns when `acks` is reached: sooner than
+    /// [`append_batch`](Self::append_batch), or when more replicas have them.
+    ///
+    /// Below the level of the quorum they are appended at most once, by anything that goes wrong not
+    /// at all, and a record that the topic does not take is not reported. It waits for no other
+    /// append of the handle, and may be overtaken by one.
+    ///
+    /// # Errors
+    ///
+    /// As [`append_batch`](Self::append_batch); with the code `NOT_ON_ALL` the records are in the
+    /// topic, and only the level is missing.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`append`](Self::append).
+    pub async fn append_with(&self, records: &[Record], acks: Acks) -> Result<Accepted, Error> {
+        check(records)?;
+        let append = Append::new(self.name_bytes(), now_ms(), records)?;
+        let append = Append { must_exist: self.must_exist, ..append };
+        let count = u64::from(append.count);
+        let command = Command::Append(append).encode()?;
+        let (node, acknowledged) = self.client().await?.command_with(command, acks).await?;
+        let level = acknowledged.level();
+        let first = match acknowledged {
+            Acknowledged::Applied(applied) => match answered((node, applied))? {
+                (_, Answer::Appended { first, .. }) => Some(first),
+                (node, _) => return Err(odd(node)),
+            },
+            Acknowledged::Accepted { .. } | Acknowledged::Sent => None,
+        };
+        Ok(Accepted { first, count, level })
+    }
+
     /// Appends what is encoded already.
     pub(super) async fn submit(&self, append: Append) -> Result<Appended, Error> {
         let append = Append { must_exist: self.must_exist, ..append };
         let count = u64::from(append.count);
         let command = Command::Append(append).encode()?;
         let (node, applied) = self.client().await?.command(command).await?;
-        let (index, term, level) = (applied.index, applied.term, AckLevel::Quorum);
+        let (index, term, level) = (applied.index, applied.term, applied.level);
         match answered((node, applied))? {
             (_, Answer::Appended { first, .. }) => {
                 Ok(Appended { first, count, index, term, level })
