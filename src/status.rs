@@ -37,8 +37,8 @@ pub struct Build {
     pub curve: bool,
     /// Whether the node was allowed to listen, unencrypted, where other machines can reach it.
     pub insecure: bool,
-    /// When writes of the replica reach the disk: `always` is before they are acknowledged. None
-    /// without a replica.
+    /// When writes of the replica reach the disk: `always` is before they are acknowledged, with
+    /// `interval` and `never` a power cut may take acknowledged writes back. None without a replica.
     pub sync: Option<String>,
 }
 
@@ -101,6 +101,8 @@ pub struct Peer {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "phase")]
 pub enum ReplicaStatus {
+    /// It may have lost writes that it had confirmed, and waits until the others have a leader.
+    Doubtful,
     /// It waits for the other initial members.
     Forming {
         /// Members that have not been seen.
@@ -158,6 +160,12 @@ pub struct Running {
     pub reads_waiting: usize,
     /// Whether the disk has room for more entries; without it, writes are refused.
     pub has_room: bool,
+    /// The newest difference between the states of the members that this one has found.
+    #[serde(default)]
+    pub divergence: Option<Box<replica::Divergence>>,
+    /// The first damage that reading its files again has found.
+    #[serde(default)]
+    pub damage: Option<Box<str>>,
 }
 
 /// A follower as its leader sees it.
@@ -264,7 +272,10 @@ impl Status {
     pub fn running(&self) -> Option<&Running> {
         match &self.replica {
             Some(ReplicaStatus::Running(running)) => Some(running),
-            Some(ReplicaStatus::Forming { .. } | ReplicaStatus::Stopped(_)) | None => None,
+            Some(
+                ReplicaStatus::Doubtful | ReplicaStatus::Forming { .. } | ReplicaStatus::Stopped(_),
+            )
+            | None => None,
         }
     }
 
@@ -324,6 +335,7 @@ impl From<PeerView> for Peer {
 impl From<Progress> for ReplicaStatus {
     fn from(progress: Progress) -> Self {
         match progress {
+            Progress::Doubtful => Self::Doubtful,
             Progress::Forming { missing } => Self::Forming { missing },
             Progress::Running(status) => Self::Running((*status).into()),
             Progress::Stopped(stopped) => Self::Stopped(stopped),
@@ -371,6 +383,8 @@ impl From<replica::Status> for Running {
             proposals_waiting: status.waiting.proposals,
             reads_waiting: status.waiting.reads,
             has_room: status.has_room,
+            divergence: status.hashes.divergence.clone().map(Box::new),
+            damage: status.scrub.damage.map(String::into_boxed_str),
         }
     }
 }

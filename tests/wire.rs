@@ -23,6 +23,9 @@ use zmesh::replica::CommandId;
 use zmesh::replica::session::{Inquiry, Outcome, SessionError, Submission};
 use zmesh::{Effect, ErrorCode, Incarnation, NODE_ID_BYTES_MAX, NodeId, RequestId};
 
+#[path = "wire/store.rs"]
+mod store;
+
 const DOCUMENT: &str = include_str!("../docs/WIRE.md");
 const ALPHA: Incarnation = Incarnation(0x1111_1111_1111_1111);
 const BETA: Incarnation = Incarnation(0x2222_2222_2222_2222);
@@ -292,6 +295,7 @@ fn table_of_sessions_has_the_bytes_of_the_code() {
         Submission::Open { idle: Duration::from_secs(1) }.encode(),
         Submission::End { session }.encode(),
         Submission::Expire { session, seen: index }.encode(),
+        Submission::Mark.encode(),
         Outcome::Done { index, response: bytes.clone() }.encode(),
         refused(SessionError::Expired),
         refused(SessionError::Full),
@@ -310,7 +314,7 @@ fn table_of_sessions_has_the_bytes_of_the_code() {
         assert_eq!(row[2], hex(expected).replace(' ', ""), "{}", row[0]);
     }
     // The code of a refusal stands in its row.
-    for (row, error) in rows[6..11].iter().zip([
+    for (row, error) in rows[7..12].iter().zip([
         SessionError::Expired,
         SessionError::Full,
         SessionError::Malformed,
