@@ -53,6 +53,7 @@
 //! | see who comes and goes | [`Node::events`], [`Node::peers`], [`Node::wait_for_peers`] |
 //! | know what happened after an error | [`RequestError::effect`], [`kv::Error::effect`], [`ErrorCode`] |
 //! | set, read and clear keys | [`kv::Kv`] |
+//! | append, read and follow records | [`log::Log`], [`log::Topic`], [`log::Tail`] |
 //! | replicate | [`replica::Replica`], [`replica::ReplicaSettings`] |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
