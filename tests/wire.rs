@@ -6,10 +6,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use zmesh::log::groups::{
-    DeadLetter, Delivered, GroupCommand, GroupOptions, GroupQuery, GroupResponse, MemberStatus,
-    Outcome as Settled, Refusal as GroupRefusal, Settlement, Start, Verdict, WheelKind,
-};
 use zmesh::protocol::envelope::{Envelope, EnvelopeError, Format, Kind, Limits, Subject};
 use zmesh::protocol::envelope::{HEADER_BYTES, SUBJECT_BYTES_MAX};
 use zmesh::protocol::frame::SHARED_BYTES_MAX;
@@ -23,6 +19,8 @@ use zmesh::replica::CommandId;
 use zmesh::replica::session::{Inquiry, Outcome, SessionError, Submission};
 use zmesh::{Effect, ErrorCode, Incarnation, NODE_ID_BYTES_MAX, NodeId, RequestId};
 
+#[path = "wire/groups.rs"]
+mod groups;
 #[path = "wire/store.rs"]
 mod store;
 
