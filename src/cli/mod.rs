@@ -34,6 +34,7 @@ mod peers;
 mod print;
 mod process;
 mod progress;
+mod repair;
 mod request;
 mod serve;
 mod status;
@@ -138,6 +139,8 @@ enum Command {
     Status(status::Args),
     /// Verify a data directory without changing it, or compare the running replicas.
     Check(check::Args),
+    /// Say what can be done about a damaged data directory; do it with --apply.
+    Repair(repair::Args),
     /// Check or print a configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -238,6 +241,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Kv(_)
         | Command::Member(_)
         | Command::Peers(_)
+        | Command::Repair(_)
         | Command::Request(_)
         | Command::Status(_)
         | Command::Tick(_)
@@ -252,6 +256,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Kv(command) => wait(kv::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
+        Command::Repair(args) => repair::run(args, context),
         Command::Request(args) => wait(request::run(args, context)),
         Command::Serve(args) => wait(serve::run(args, context)),
         Command::Status(args) => wait(status::run(args, context)),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::nodes::{Served, failed, segment};
+use super::nodes::{Served, done, failed, segment};
 use super::{Run, finish, zmesh};
 
 /// The directory `data` of a node that has stopped, with a few writes in it.
@@ -85,6 +85,98 @@ fn damage_is_named_with_file_and_offset() {
     assert!(check.stderr.ends_with("zmesh repair data\n"), "{}", check.stderr);
     assert!(check.stdout.contains("data: NOT SOUND; node a"), "{}", check.stdout);
     assert!(image(&dir.path().join("data")) == before, "the directory was changed");
+}
+
+/// Without --apply nothing is changed, and what the log has acknowledged is never cut: the way back
+/// is to join again, with everything kept.
+#[test]
+fn repair_says_first_and_puts_the_directory_aside_only_when_asked() {
+    let dir = written();
+    let sound = on(&dir, &["repair", "data", "--rejoin", "--apply"]);
+    assert_eq!(sound, done("data: sound; nothing to do\n"), "nothing is put aside without need");
+    let (segment, _) = damage(&dir);
+    let before = image(&dir.path().join("data"));
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    for args in [["repair", "data"].as_slice(), &["repair", "data", "--cut-unsynced", "--apply"]] {
+        let plan = on(&dir, args);
+        assert_eq!(plan.exit, 5, "{plan:?}");
+        let text = format!("cannot do anything about data/{name}: ");
+        assert!(plan.stdout.starts_with(&text), "{plan:?}");
+        assert!(plan.stderr.ends_with("zmesh repair data --rejoin --apply\n"), "{plan:?}");
+        assert!(image(&dir.path().join("data")) == before, "the directory was changed");
+    }
+    assert_eq!(on(&dir, &["repair", "data", "--rejoin"]).exit, 5);
+    assert!(image(&dir.path().join("data")) == before, "the directory was changed");
+
+    let rejoin = on(&dir, &["repair", "data", "--rejoin", "--apply"]);
+    assert_eq!((rejoin.exit, rejoin.stderr.as_str()), (0, ""), "{rejoin:?}");
+    assert!(rejoin.stdout.contains("\n  zmesh member remove a\n"), "{rejoin:?}");
+    assert_eq!(image(&dir.path().join("data")), BTreeMap::new());
+    let aside = image(&dir.path().join("data.damaged-1"));
+    let bytes = |files: &BTreeMap<PathBuf, Vec<u8>>| files.values().cloned().collect::<Vec<_>>();
+    assert!(bytes(&aside) == bytes(&before), "something is missing");
+}
+
+/// A snapshot that is damaged is not needed as long as the log goes on after the one before.
+#[test]
+fn damaged_snapshot_is_put_aside_when_the_log_makes_up_for_it() {
+    let served = Served::start(&["--data-dir", "data", "--snapshot-entries", "5"]);
+    for number in 0..30 {
+        let key = format!("key-{number}");
+        assert_eq!(served.run(&["kv", "set", &key, &"v".repeat(200)]).exit, 0);
+    }
+    let (_, dir) = served.stop();
+    let data = dir.path().join("data");
+    let files = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+    let mut snapshots: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|it| it == "snapshot")).collect();
+    snapshots.sort();
+    assert!(snapshots.len() > 1, "{snapshots:?}");
+    let newest = snapshots.last().unwrap();
+    let mut bytes = std::fs::read(newest).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(newest, &bytes).unwrap();
+    let check = on(&dir, &["check", "data"]);
+    assert_eq!(check.exit, 5, "{}", check.stdout);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    assert!(check.stderr.contains(&format!("data/{name} is damaged at byte ")), "{check:?}");
+
+    assert_eq!(on(&dir, &["repair", "data"]).exit, 5, "only said");
+    let repaired = on(&dir, &["repair", "data", "--apply"]);
+    assert_eq!((repaired.exit, repaired.stderr.as_str()), (0, ""), "{repaired:?}");
+    assert!(repaired.stdout.ends_with("\ndata: sound\n"), "{repaired:?}");
+    assert!(data.join(format!("{name}.damaged-1")).exists());
+    assert_eq!(on(&dir, &["check", "data"]).exit, 0);
+    let again = Served::start_in(dir, &["--data-dir", "data"]);
+    assert_eq!(again.run(&["kv", "get", "key-29"]).stdout, "v".repeat(200));
+}
+
+/// The last record of a node that is alone: cut on an explicit word, with a copy kept.
+#[test]
+fn damaged_end_is_cut_only_on_an_explicit_word() {
+    let served = Served::start(&["--data-dir", "data"]);
+    assert_eq!(served.run(&["kv", "set", "first", "value"]).exit, 0);
+    assert_eq!(served.run(&["kv", "set", "last", "value"]).exit, 0);
+    // Killed: how far the log was synced and committed is not noted as in an orderly end.
+    let dir = served.kill();
+    let segment = segment(&dir.path().join("data"));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(5).rposition(|window| window == b"value").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    let refused = on(&dir, &["repair", "data", "--apply"]);
+    assert_eq!(refused.exit, 5);
+    assert!(refused.stdout.contains("--cut-unsynced"), "{refused:?}");
+    assert!(std::fs::read(&segment).unwrap() == bytes, "the file was changed");
+
+    let cut = on(&dir, &["repair", "data", "--apply", "--cut-unsynced"]);
+    assert_eq!((cut.exit, cut.stderr.as_str()), (0, ""), "{cut:?}");
+    let copy = segment.with_extension("wal.damaged-1");
+    assert!(std::fs::read(copy).unwrap() == bytes, "the copy is not what was there");
+    let again = Served::start_in(dir, &["--data-dir", "data"]);
+    assert_eq!(again.run(&["kv", "get", "first"]).stdout, "value");
+    assert_eq!(again.run(&["kv", "get", "last"]).exit, 1, "it was given up");
 }
 
 /// What a running node writes meanwhile would look like damage.

@@ -73,6 +73,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "peers",
         "status",
         "check",
+        "repair",
         "config",
         "completions",
         "version",
