@@ -37,8 +37,8 @@ pub struct Build {
     pub curve: bool,
     /// Whether the node was allowed to listen, unencrypted, where other machines can reach it.
     pub insecure: bool,
-    /// When writes of the replica reach the disk: `always` is before they are acknowledged. None
-    /// without a replica.
+    /// When writes of the replica reach the disk: `always` is before they are acknowledged, with
+    /// `interval` and `never` a power cut may take acknowledged writes back. None without a replica.
     pub sync: Option<String>,
 }
 
@@ -101,6 +101,8 @@ pub struct Peer {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "phase")]
 pub enum ReplicaStatus {
+    /// It may have lost writes that it had confirmed, and waits until the others have a leader.
+    Doubtful,
     /// It waits for the other initial members.
     Forming {
         /// Members that have not been seen.
@@ -270,7 +272,10 @@ impl Status {
     pub fn running(&self) -> Option<&Running> {
         match &self.replica {
             Some(ReplicaStatus::Running(running)) => Some(running),
-            Some(ReplicaStatus::Forming { .. } | ReplicaStatus::Stopped(_)) | None => None,
+            Some(
+                ReplicaStatus::Doubtful | ReplicaStatus::Forming { .. } | ReplicaStatus::Stopped(_),
+            )
+            | None => None,
         }
     }
 
@@ -330,6 +335,7 @@ impl From<PeerView> for Peer {
 impl From<Progress> for ReplicaStatus {
     fn from(progress: Progress) -> Self {
         match progress {
+            Progress::Doubtful => Self::Doubtful,
             Progress::Forming { missing } => Self::Forming { missing },
             Progress::Running(status) => Self::Running((*status).into()),
             Progress::Stopped(stopped) => Self::Stopped(stopped),

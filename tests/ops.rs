@@ -33,7 +33,7 @@ async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
 async fn status(replica: &Replica) -> Option<Status> {
     match replica.status().await {
         Progress::Running(status) => Some(*status),
-        Progress::Forming { .. } | Progress::Stopped(_) => None,
+        Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_) => None,
     }
 }
 

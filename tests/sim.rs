@@ -90,7 +90,7 @@ fn log_keeps_what_the_machine_refers_to() {
     run(test, Plan::journal(Plan::voters(3)), SEEDS / 2);
     run(test, Plan::journal(Plan::changing()), SEEDS / 2);
     let report = |seed| World::run(seed, Plan::journal(Plan::changing())).unwrap();
-    let (installs, reads) = (0..10).map(report).fold((0, 0), |(installs, reads), report| {
+    let (installs, reads) = (0..30).map(report).fold((0, 0), |(installs, reads), report| {
         (installs + report.installs, reads + report.journals)
     });
     assert!(installs > 5 && reads > 500, "{installs}, {reads}");

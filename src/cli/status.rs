@@ -59,6 +59,12 @@ fn remarks(status: &Status) -> Vec<String> {
     let node = &status.node;
     let mut remarks = Vec::new();
     match &status.replica {
+        Some(ReplicaStatus::Doubtful) => {
+            remarks.push(format!(
+                "{node} may have lost writes and stays out until the others have a leader; if all \
+                 went down at once, one directory has to be recovered by force"
+            ));
+        }
         Some(ReplicaStatus::Forming { missing }) => {
             remarks.push(format!("{node} waits for {}", names(missing)));
         }
@@ -83,6 +89,11 @@ fn remarks(status: &Status) -> Vec<String> {
             }));
         }
         None => {}
+    }
+    if let Some(mode @ ("interval" | "never")) = status.build.sync.as_deref() {
+        remarks.push(format!(
+            "{node} does not sync every write (sync {mode}): a power cut may take some back"
+        ));
     }
     if status.build.insecure && !status.encrypted {
         remarks.push(format!("{node} listens without encryption (--insecure)"));
@@ -146,6 +157,7 @@ impl Replica {
     /// How the replica of a node is, in words.
     pub(super) fn of(status: &Status) -> Self {
         let phase = match &status.replica {
+            Some(ReplicaStatus::Doubtful) => "doubtful",
             Some(ReplicaStatus::Forming { .. }) => "forming",
             Some(ReplicaStatus::Running(_)) | None => "-",
             Some(ReplicaStatus::Stopped(_)) => "stopped",

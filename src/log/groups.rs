@@ -21,21 +21,27 @@ use bytes::Bytes;
 
 use crate::replica::InvalidSnapshot;
 
+mod client;
 mod command;
+mod delivery;
+mod error;
 mod fields;
 mod group;
+mod member;
 mod options;
 mod refusal;
 mod response;
 mod snapshot;
 mod wheel;
 
-use group::Group;
-
+pub use client::Group;
 pub use command::{GroupCommand, GroupQuery};
+pub use delivery::Delivery;
+pub use error::GroupError;
+pub use member::{Member, MemberBuilder};
 pub use options::{
-    BATCH_MAX, Bounds, GROUPS_MAX, GroupOptions, MEMBERS_MAX, NAME_BYTES_MAX, PENDING_MAX, Start,
-    TIMEOUT_MAX, TIMEOUT_MIN,
+    BATCH_MAX, Bounds, GROUPS_MAX, GroupOptions, MEMBERS_MAX, PENDING_MAX, Start, TIMEOUT_MAX,
+    TIMEOUT_MIN,
 };
 pub use refusal::Refusal;
 pub use response::{
@@ -44,7 +50,9 @@ pub use response::{
 };
 pub use wheel::WheelKind;
 
-type GroupMap = BTreeMap<String, Arc<Group>>;
+use group::State;
+
+type GroupMap = BTreeMap<String, Arc<State>>;
 
 /// The groups of one topic. Cheap to clone, so that a snapshot does not stop commands.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -111,10 +119,22 @@ impl Groups {
         self.answer(bounds, query).into()
     }
 
-    /// Answers a question that waits for something to happen; none as long as it has not.
+    /// Answers a question that waits for something to happen; none as long as it has not. A
+    /// replica that lags may not know yet who asks.
     pub fn poll_query(&self, bounds: Bounds, query: &GroupQuery) -> Option<GroupResponse> {
         let response = self.query(bounds, query);
-        (response != GroupResponse::Ready(false)).then_some(response)
+        let waits = matches!(query, GroupQuery::Ready { .. })
+            && matches!(
+                response,
+                GroupResponse::Ready(false)
+                    | GroupResponse::Refused(Refusal::NoGroup | Refusal::NotMember)
+            );
+        (!waits).then_some(response)
+    }
+
+    /// Whether there is such a group.
+    pub fn contains(&self, name: &str) -> bool {
+        self.groups.contains_key(name)
     }
 
     /// The topic has forgotten what lies below `first`. Commands and questions tell it as well; so
@@ -185,7 +205,7 @@ impl Groups {
             GroupCommand::Tick { group, id, wheel, round } => {
                 // It may be another group by now, or none.
                 if let Some(group) = self.groups.get_mut(group).filter(|group| group.id == *id) {
-                    Arc::make_mut(group).tick(*wheel, *round);
+                    Arc::make_mut(group).tick(*wheel, *round, bounds);
                 }
             }
         }
@@ -205,7 +225,7 @@ impl Groups {
             Some(_) => Err(Refusal::Differs),
             None if self.groups.len() >= GROUPS_MAX => Err(Refusal::TooManyGroups),
             None => {
-                let group = Group::new(index, options, start.resolve(bounds));
+                let group = State::new(index, options, start.resolve(bounds));
                 self.groups.insert(name.to_owned(), Arc::new(group));
                 Ok(())
             }
@@ -239,7 +259,7 @@ impl Groups {
         })
     }
 
-    fn group(&mut self, name: &str) -> Result<&mut Group, Refusal> {
+    fn group(&mut self, name: &str) -> Result<&mut State, Refusal> {
         self.groups.get_mut(name).map(Arc::make_mut).ok_or(Refusal::NoGroup)
     }
 
@@ -248,7 +268,7 @@ impl Groups {
     }
 }
 
-fn alarms_of(name: &str, group: &Group) -> Vec<GroupAlarm> {
+fn alarms_of(name: &str, group: &State) -> Vec<GroupAlarm> {
     let alarm = |(wheel, round, after): (WheelKind, u64, Duration)| GroupAlarm {
         id: group.id * 2 + u64::from(wheel.number()),
         after,

@@ -74,8 +74,6 @@ pub struct Core<M, T, L: Log = SharedLog> {
     /// Proposed, by index and term.
     proposed: BTreeMap<(u64, u64), Operation<T>>,
     acks: Acknowledgements<T>,
-    /// Whether every voter syncs every write before it counts.
-    is_durable: bool,
     /// Bytes of the commands in `queued` and `proposed`.
     command_bytes: usize,
     /// Accepted for the next read round.
@@ -213,7 +211,6 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             queued: Vec::new(),
             proposed: BTreeMap::new(),
             acks,
-            is_durable: true,
             command_bytes: 0,
             reads: Vec::new(),
             rounds: BTreeMap::new(),
@@ -361,10 +358,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.settle_acks();
     }
 
-    /// Says whether every voter syncs every write before it counts, which the level of every answer
-    /// tells [true].
-    pub fn set_durable(&mut self, is_durable: bool) {
-        self.is_durable = is_durable;
+    /// See [`Consensus::set_synced`]. The level of every answer tells it.
+    pub fn set_synced(&mut self, synced: bool) {
+        self.consensus.set_synced(synced);
     }
 
     /// Stops for good: a write or sync failed, so nothing that was waiting may be promised.
@@ -594,7 +590,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.command_bytes -= operation.size;
             let Some(ticket) = operation.ticket else { continue };
             if (index, term) == (entry.index, entry.term) {
-                let level = AckLevel::Quorum.held(self.is_durable);
+                let level = AckLevel::Quorum.held(self.consensus.is_durable());
                 let applied = Applied { index, term, level, response: response.clone() };
                 self.acknowledge(applied, operation.acks, operation.deadline, ticket);
             } else {

@@ -20,6 +20,7 @@ use super::setup::{Options, Setup};
 use super::snapshot::JobDone;
 use super::status::Status;
 use super::store::{Store, settle};
+use super::sync::SyncMode;
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
@@ -58,7 +59,8 @@ pub(super) async fn run<M: Machine>(
         // node leaves together.
         now: step_before(shared.clock.now(), tick_interval),
     };
-    let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
+    let mut core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
+    core.set_synced(store.mode() == SyncMode::Always);
     let subject = service::frames_subject(name);
     // Only one driver runs for what is shared, so nothing is there before.
     let _ = shared.bootstrap.set(store.bootstrap().encode());
@@ -146,7 +148,8 @@ impl<M: Machine> Driver<M> {
     async fn run(&mut self) -> Result<(), Stopped> {
         self.turn();
         while !self.shared.is_closed() && !self.node.is_stopped() {
-            let due = earliest(self.core.poll_timeout(), self.scrub_due());
+            let due = earliest(self.core.poll_timeout(), self.store.poll_timeout());
+            let due = earliest(due, self.scrub_due());
             let due = due.map(|due| self.shared.clock.instant(due));
             let timer = async {
                 match due {
@@ -200,9 +203,8 @@ impl<M: Machine> Driver<M> {
                 return Err(Stopped::new(cause, &failure));
             }
         }
-        // Only a hint for the next start, which finds out by itself otherwise.
-        self.store.store_commit(self.core.consensus().commit()).ok();
-        Ok(())
+        let commit = self.core.consensus().commit();
+        self.store.close(commit).map_err(|error| Stopped::new(StopCause::Failed, &error))
     }
 
     fn turn(&mut self) {
@@ -221,6 +223,9 @@ impl<M: Machine> Driver<M> {
                 lost.push(to);
             }
         });
+        if let Err(error) = self.store.sync_due(self.shared.clock.now()) {
+            self.core.fail(error.to_string());
+        }
         for raft_id in lost {
             // A member that joined since the names were read is reached with the next message.
             if !self.names.contains_key(&raft_id) {
@@ -339,7 +344,9 @@ impl<M: Machine> Driver<M> {
                 Input::Read { query, deadline, reply } => self.core.read(query, deadline, reply),
                 Input::ReadStale { query, reply } => {
                     let (index, response) = self.core.read_stale(&query);
-                    let (term, level) = (self.core.consensus().term(), AckLevel::Quorum);
+                    let consensus = self.core.consensus();
+                    let level = AckLevel::Quorum.held(consensus.is_durable());
+                    let term = consensus.term();
                     drop(reply.send(Ok(Applied { index, term, level, response })));
                 }
                 Input::Status { reply } => drop(reply.send(Box::new(self.status()))),
@@ -389,14 +396,22 @@ impl<M: Machine> Driver<M> {
     }
 
     fn member_change(&self, verb: Verb, name: &Bytes) -> Result<MemberChange, ReplicaError> {
+        let (former, name) = match (verb, name.split_first_chunk::<8>()) {
+            (Verb::Replace, Some((former, name))) => (u64::from_le_bytes(*former), name),
+            (Verb::Replace, None) => return Err(ReplicaError::MemberName),
+            (Verb::Add | Verb::Promote | Verb::Remove | Verb::Transfer, _) => (0, &name[..]),
+        };
         let text = String::from_utf8_lossy(name);
         let node = NodeId::new(&text).map_err(|_| ReplicaError::MemberName)?;
         Ok(match verb {
-            Verb::Add => {
+            Verb::Add | Verb::Replace => {
                 let Some(raft_id) = self.announced(&node) else {
                     return Err(ReplicaError::MemberUnknown { node });
                 };
-                MemberChange::AddLearner { node, raft_id }
+                match verb == Verb::Replace {
+                    true => MemberChange::Replace { node, former, raft_id },
+                    false => MemberChange::AddLearner { node, raft_id },
+                }
             }
             Verb::Promote => MemberChange::Promote(node),
             Verb::Remove => MemberChange::Remove(node),

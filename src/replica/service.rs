@@ -87,17 +87,20 @@ pub(crate) enum Verb {
     Add,
     Promote,
     Remove,
+    /// The payload is the raft id that the member had, then its name.
+    Replace,
     Transfer,
 }
 
 impl Verb {
-    const ALL: [Self; 4] = [Self::Add, Self::Promote, Self::Remove, Self::Transfer];
+    const ALL: [Self; 5] = [Self::Add, Self::Promote, Self::Remove, Self::Replace, Self::Transfer];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Add => "add",
             Self::Promote => "promote",
             Self::Remove => "remove",
+            Self::Replace => "replace",
             Self::Transfer => "transfer",
         }
     }
@@ -211,6 +214,7 @@ async fn tell<T: serde::Serialize>(
             let json = serde_json::to_vec(&answer(&status));
             json.map(Bytes::from).map_err(|error| HandlerError::failed(error.to_string()))
         }
+        Progress::Doubtful => Err(refusal(&ReplicaError::NoQuorum, None)),
         Progress::Forming { missing } => Err(refusal(&ReplicaError::NotFormed { missing }, None)),
         Progress::Stopped(_) => Err(gone()),
     }

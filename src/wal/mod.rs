@@ -304,6 +304,11 @@ impl Wal {
         self.synced_index
     }
 
+    /// Whether entries were appended since the last sync.
+    pub const fn has_unsynced(&self) -> bool {
+        self.offset > self.synced_offset
+    }
+
     /// The stored hard state.
     pub const fn hard_state(&self) -> HardState {
         self.metadata.facts().hard_state

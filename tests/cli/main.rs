@@ -11,6 +11,7 @@ use serde_json::Value;
 mod directories;
 mod members;
 mod nodes;
+mod store;
 
 /// What one run of `zmesh` did.
 #[derive(Debug, PartialEq)]
@@ -67,6 +68,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "demo",
         "cluster",
         "kv",
+        "lock",
         "member",
         "request",
         "tick",
@@ -107,7 +109,7 @@ fn every_setting_of_serve_documents_its_default() {
     let (_, settings) = help.split_once("Node:").unwrap();
     let (settings, _) = settings.split_once("Global options:").unwrap();
     let options: Vec<_> = settings.split("\n      --").skip(1).collect();
-    assert_eq!(options.len(), 32, "options of serve");
+    assert_eq!(options.len(), 33, "options of serve");
     for option in options {
         // Lines are wrapped to the terminal, so a phrase may be split anywhere.
         let words: Vec<_> = option.split_whitespace().collect();
@@ -393,6 +395,7 @@ in_flight_max = 65536 # default
 # election_timeout is not set
 # in_sync_lag_max is not set
 # sync is not set
+# sync_interval is not set
 # segment_bytes is not set
 # snapshot_entries is not set
 # snapshot_bytes is not set

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use super::options::{GroupOptions, NAME_BYTES_MAX};
+use super::options::GroupOptions;
+use crate::log::name::NAME_BYTES_MAX;
 
 /// The bytes are cut short, too many, or not what they should be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

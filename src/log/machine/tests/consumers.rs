@@ -2,7 +2,7 @@
 //! machine makes of it.
 
 use super::*;
-use crate::log::groups::GroupOptions;
+use crate::log::groups::{GroupOptions, Refusal as GroupRefusal};
 
 fn group(topic: &str, command: &GroupCommand) -> Command {
     Command::Group { topic: name(topic), command: command.encode() }
@@ -27,6 +27,8 @@ fn member_waits_for_records_and_gets_them() {
     let query = GroupQuery::Ready { group: "g1".to_owned(), member }.encode();
     let ready = Query::Group { topic: name("a"), query }.encode().unwrap();
     assert_eq!(world.machine.poll_query(&ready, &world.log), None);
+    // A replica that lags has neither the topic nor the member.
+    assert_eq!(LogMachine::new().poll_query(&ready, &world.log), None);
     world.apply(&Command::Append(append("a", 1, &["x", "y"])));
     assert!(world.machine.poll_query(&ready, &world.log).is_some());
     let fetch = GroupCommand::Fetch { group: "g1".to_owned(), member, max: 9 };
