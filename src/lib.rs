@@ -54,6 +54,8 @@
 //! | know what happened after an error | [`RequestError::effect`], [`kv::Error::effect`], [`ErrorCode`] |
 //! | set, read and clear keys | [`kv::Kv`] |
 //! | replicate | [`replica::Replica`], [`replica::ReplicaSettings`] |
+//! | add, promote and remove members from any node | [`replica::Admin`] |
+//! | take everything out and put it back | [`dump`], `zmesh dump` |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
 //!
@@ -77,6 +79,7 @@ pub mod client;
 pub mod config;
 pub mod consensus;
 pub mod discovery;
+pub mod dump;
 mod error;
 mod id;
 pub mod kv;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["consensus"],
     &["replica"],
     &["kv", "log"],
-    &["status"],
+    &["status", "dump"],
     &["testing", "config"],
     &["cli", "main", "lib"],
 ];

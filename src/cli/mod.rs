@@ -23,6 +23,7 @@ mod compare;
 mod completions;
 mod config;
 mod demo;
+mod dump;
 mod failure;
 mod kv;
 mod local;
@@ -148,6 +149,10 @@ enum Command {
     Check(check::Args),
     /// Say what can be done about a damaged data directory; do it with --apply.
     Repair(repair::Args),
+    /// Write everything that the cluster stores to a file, as text.
+    Dump(dump::DumpArgs),
+    /// Write a dump into a cluster.
+    Restore(dump::RestoreArgs),
     /// Check or print a configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -245,6 +250,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Completions(_)
         | Command::Config(_)
         | Command::Demo(_)
+        | Command::Dump(_)
         | Command::Kv(_)
         | Command::Lock(_)
         | Command::Log(_)
@@ -252,6 +258,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Peers(_)
         | Command::Repair(_)
         | Command::Request(_)
+        | Command::Restore(_)
         | Command::Status(_)
         | Command::Tick(_)
         | Command::Version => context.start_log()?,
@@ -267,6 +274,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Log(command) => wait(log::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
+        Command::Dump(args) => wait(dump::dump(args, context)),
+        Command::Restore(args) => wait(dump::restore(args, context)),
         Command::Repair(args) => repair::run(args, context),
         Command::Request(args) => wait(request::run(args, context)),
         Command::Serve(args) => wait(serve::run(args, context)),

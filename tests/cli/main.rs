@@ -76,6 +76,8 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "status",
         "check",
         "repair",
+        "dump",
+        "restore",
         "config",
         "completions",
         "version",

@@ -39,7 +39,7 @@ impl Served {
         finish(&mut self.command(args))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = zmesh(self.dir.path());
         command.args(args).args(["--connect", "ipc://socket", "--timeout", "20s"]);
         command
