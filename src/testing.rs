@@ -25,6 +25,7 @@ use crate::route::Filter;
 use crate::transport::memory::Network;
 use crate::{Address, InvalidNodeId, Node, NodeId, WaitError, transport, wal};
 
+mod power;
 mod services;
 
 use services::Service;
@@ -89,6 +90,8 @@ struct Plan {
     heartbeat: Heartbeat,
     options: replica::Options,
     wal: wal::Options,
+    sync: replica::SyncMode,
+    memory_disks: bool,
     network: Option<Network>,
     members: Vec<NodeId>,
     services: Vec<Service>,
@@ -103,6 +106,8 @@ struct Member {
     join: bool,
     /// Where it listens, or listened last: it comes back there if it can.
     address: Option<Address>,
+    /// In memory, if not in `data_dir`.
+    disk: Option<wal::MemoryDisk>,
     running: Option<Running>,
 }
 
@@ -200,6 +205,7 @@ impl TestClusterBuilder {
             data_dir: dir.path().join(id.as_str()),
             join: false,
             address: plan.network.as_ref().map(|_| memory_address(number)),
+            disk: plan.memory_disks.then(wal::MemoryDisk::new),
             running: None,
         };
         let members = plan.members.iter().enumerate().map(member).collect();
@@ -235,6 +241,8 @@ impl TestCluster {
             },
             options: replica::Options { repair_interval: ms(100), ..Default::default() },
             wal: wal::Options { segment_bytes: 4 << 20, reserve_bytes: 0, ..Default::default() },
+            sync: replica::SyncMode::Always,
+            memory_disks: false,
             network: None,
             members: Vec::new(),
             services: Vec::new(),
@@ -391,7 +399,8 @@ impl TestCluster {
         let id = NodeId::new(&format!("n{}", number + 1))?;
         let data_dir = self.dir.path().join(id.as_str());
         let address = self.plan.network.as_ref().map(|_| memory_address(number));
-        self.members.push(Member { id, data_dir, join: true, address, running: None });
+        let disk = self.plan.memory_disks.then(wal::MemoryDisk::new);
+        self.members.push(Member { id, data_dir, join: true, address, disk, running: None });
         self.restart(number).await?;
         Ok(number)
     }
@@ -412,6 +421,7 @@ impl TestCluster {
             id: member.id.clone(),
             data_dir: member.data_dir.clone(),
             join: member.join,
+            disk: power::disk(member.disk.as_ref()),
             bind: member.address.clone(),
             others,
         };
@@ -536,6 +546,7 @@ struct Launch {
     id: NodeId,
     data_dir: PathBuf,
     join: bool,
+    disk: Arc<dyn wal::Disk>,
     bind: Option<Address>,
     others: Vec<Address>,
 }
@@ -554,13 +565,15 @@ impl Launch {
         }?;
         let settings = ReplicaSettings {
             join: self.join,
+            sync: self.plan.sync,
             wal: self.plan.wal,
             options: self.plan.options.clone(),
             ..ReplicaSettings::new(&self.data_dir, self.plan.members.clone())
         };
-        let start = |service: &Service| service.start(&node, settings.clone());
+        let disk = || Arc::clone(&self.disk);
+        let start = |service: &Service| service.start(disk(), &node, settings.clone());
         let services = self.plan.services.iter().map(start).collect();
-        let replica = Replica::start(&node, SERVICE, settings, KvMachine::new());
+        let replica = Replica::start_on(disk(), &node, SERVICE, settings, KvMachine::new());
         Ok((node, replica, services))
     }
 

@@ -283,20 +283,19 @@ impl<M: Machine> Driver<M> {
         if !self.raft_ids.contains_key(node) {
             self.read_members();
         }
-        if !self.raft_ids.contains_key(node) {
-            self.admit(node);
-        }
+        self.admit(node);
         self.raft_ids.get(node).copied()
     }
 
-    /// Hears a replica that joined after what has been applied here, on the word of its handshake.
-    /// Whoever follows a leader needs nobody else.
+    /// Hears a replica that joined after what has been applied here, or whose directory took the place
+    /// of a former one, on the word of its handshake. Whoever follows a leader needs nobody else.
     fn admit(&mut self, node: &NodeId) {
         let consensus = self.core.consensus();
         let alone = consensus.leader().is_none();
         let outside = !consensus.membership().contains(self.core.raft_id());
         if (alone || outside)
             && let Some(raft_id) = self.announced(node)
+            && self.raft_ids.get(node) != Some(&raft_id)
         {
             self.core.admit(raft_id);
             self.raft_ids.insert(node.clone(), raft_id);

@@ -99,11 +99,10 @@ pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, content: &[u8]) -
 
 /// The beginning of a small file; none if there is no such file.
 pub(super) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let path = dir.join(name);
-    if !disk.list(dir)?.contains(&path) {
-        return Ok(None);
-    }
-    let file = disk.open(&path, OpenMode::Existing)?;
+    let file = match disk.open(&dir.join(name), OpenMode::Existing) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
     let bytes = usize::try_from(file.len()?.min(BYTES_MAX)).unwrap_or(0);
     let mut content = vec![0; bytes];
     file.read_at(&mut content, 0)?;
