@@ -25,6 +25,8 @@ mod demo;
 mod failure;
 mod kv;
 mod local;
+mod lock;
+mod log;
 mod logging;
 mod member;
 mod output;
@@ -121,12 +123,17 @@ enum Command {
     /// Start, look at, stop and hurt a cluster on this machine that stays.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Set, get and clear keys of the replicated store.
+    /// Set, get, list and watch keys of the replicated store.
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Run a command while holding a lock, and end it if the lock is lost.
+    Lock(lock::Args),
     /// List, add, promote, remove and replace the members of the replicated services.
     #[command(subcommand)]
     Member(member::Command),
+    /// Append, read and follow records of the replicated log, and look after their consumers.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -207,7 +214,7 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             failure.report(json, color);
-            failure.exit().into()
+            failure.exit_code()
         }
     }
 }
@@ -235,6 +242,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Config(_)
         | Command::Demo(_)
         | Command::Kv(_)
+        | Command::Lock(_)
+        | Command::Log(_)
         | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
@@ -249,6 +258,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
+        Command::Lock(args) => wait(lock::run(args, context)),
+        Command::Log(command) => wait(log::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),

@@ -10,6 +10,7 @@
 //!           6 | present u8 | offset u64                                cursor
 //!           7 | more u8 | (cursor | offset u64)...                     cursors
 //!           8 | response of groups                                     groups
+//!           9 | carry, or nothing                                      spare
 //!         255 | number u8 | detail u64                                 refused
 //! batch     base u64 | timestamp ms u64 | count u32 | bytes u32 | record...
 //! view      id u64 | options | first u64 | next u64 | bytes u64 | timestamp ms u64 | cursors u32
@@ -36,6 +37,7 @@ const TOPICS: u8 = 5;
 const CURSOR: u8 = 6;
 const CURSORS: u8 = 7;
 const GROUP: u8 = 8;
+const SPARE: u8 = 9;
 const REFUSED: u8 = 255;
 
 /// An answer of the log.
@@ -70,6 +72,9 @@ pub enum Answer {
     Records(Page),
     /// It was refused and changed nothing.
     Refused(Refusal),
+    /// What is to be carried forward, as the body of [`Command::Carry`](super::Command::Carry);
+    /// nothing if there is no need.
+    Spare(Bytes),
     /// A topic.
     Topic(TopicView),
     /// Topics in the order of their names.
@@ -163,6 +168,10 @@ impl Answer {
                 out.put_slice(&[REFUSED, number]);
                 out.put_u64_le(detail);
             }
+            Self::Spare(carry) => {
+                out.put_u8(SPARE);
+                out.put_slice(carry);
+            }
             Self::Topic(view) => {
                 out.put_u8(TOPIC);
                 view.put(&mut out);
@@ -213,6 +222,7 @@ impl Answer {
                 Self::Cursors { cursors: rows(input, take_u64)?, more }
             }
             GROUP => return Ok(Self::Group(std::mem::take(input))),
+            SPARE => return Ok(Self::Spare(std::mem::take(input))),
             REFUSED => {
                 let refusal = Refusal::from_parts(take_u8(input)?, take_u64(input)?);
                 Self::Refused(refusal.ok_or(InvalidCommand::Unknown)?)
@@ -228,25 +238,15 @@ impl Page {
         let bytes: usize = self.batches.iter().map(Batch::encoded_bytes).sum();
         out.reserve(25 + bytes);
         put(out, RECORDS, &[self.id, self.first, self.next]);
-        for batch in &self.batches {
-            out.put_u64_le(batch.base);
-            out.put_u64_le(batch.timestamp);
-            out.put_u32_le(batch.count);
-            out.put_u32_le(u32::try_from(batch.records.len()).expect("a batch is limited"));
-            out.put_slice(&batch.records);
-        }
+        self.batches.iter().for_each(|batch| batch.put(out));
     }
 
     fn take(input: &mut Bytes) -> Result<Self, InvalidCommand> {
         let (id, first, next) = (take_u64(input)?, take_u64(input)?, take_u64(input)?);
-        let mut batches = Vec::<Batch>::new();
-        while !input.is_empty() {
-            let batch = Batch::take(input)?;
-            let follows = batches.last().is_none_or(|last| last.end() == Some(batch.base));
-            if !follows || batch.end().is_none_or(|end| end > next) {
-                return Err(InvalidCommand::Damaged);
-            }
-            batches.push(batch);
+        let batches = Batch::take_all(input)?;
+        let end = batches.last().and_then(Batch::end);
+        if end.is_some_and(|end| end > next) {
+            return Err(InvalidCommand::Damaged);
         }
         Ok(Self { id, first, next, batches })
     }
@@ -270,6 +270,28 @@ impl Batch {
     /// [`InvalidRecord`]: whoever answered has sent something else.
     pub fn decode(&self) -> Result<Vec<Record>, InvalidRecord> {
         record::decode(&self.records, self.count)
+    }
+
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.base);
+        out.put_u64_le(self.timestamp);
+        out.put_u32_le(self.count);
+        out.put_u32_le(u32::try_from(self.records.len()).expect("a batch is limited"));
+        out.put_slice(&self.records);
+    }
+
+    /// Batches that follow each other without a gap, until nothing is left.
+    pub(super) fn take_all(input: &mut Bytes) -> Result<Vec<Self>, InvalidCommand> {
+        let mut batches = Vec::<Self>::new();
+        while !input.is_empty() {
+            let batch = Self::take(input)?;
+            let follows = batches.last().is_none_or(|last| last.end() == Some(batch.base));
+            if !follows || batch.end().is_none() {
+                return Err(InvalidCommand::Damaged);
+            }
+            batches.push(batch);
+        }
+        Ok(batches)
     }
 
     fn take(input: &mut Bytes) -> Result<Self, InvalidCommand> {

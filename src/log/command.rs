@@ -10,6 +10,7 @@
 //!           7 | topic | cursor                                           clear a cursor
 //!           8 | seen s u32 | step s u32                                  clock
 //!           9 | topic | command of groups                                groups
+//!          10 | carry                                                    carry
 //! topic, cursor   bytes u8 | name
 //! flags     1: an offset is expected; 2: the topic must exist; `expected` is 0 without 1
 //! expectation     0: any; 1: no such cursor; 2: `expected`
@@ -32,6 +33,7 @@ const SET_CURSOR: u8 = 6;
 const CLEAR_CURSOR: u8 = 7;
 const CLOCK: u8 = 8;
 const GROUP: u8 = 9;
+const CARRY: u8 = 10;
 
 const EXPECTS: u8 = 1;
 const MUST_EXIST: u8 = 2;
@@ -41,6 +43,9 @@ const MUST_EXIST: u8 = 2;
 pub enum Command {
     /// Appends records to a topic, all or none.
     Append(Append),
+    /// Records that lie in this entry from now on, in parts that are not looked at here. What is not
+    /// what the log has is passed over. Proposed by the replica that leads.
+    Carry(Bytes),
     /// Removes a cursor. That there is none is no error.
     ClearCursor {
         /// The topic.
@@ -160,6 +165,10 @@ impl Command {
         let mut out = BytesMut::new();
         match self {
             Self::Append(append) => append.put(&mut out),
+            Self::Carry(parts) => {
+                out.put_u8(CARRY);
+                out.put_slice(parts);
+            }
             Self::ClearCursor { topic, cursor } => {
                 begin(&mut out, CLEAR_CURSOR, topic);
                 put_name(&mut out, cursor);
@@ -209,6 +218,9 @@ impl Command {
             let (seen, step) = (take_u32(&mut input)?, take_u32(&mut input)?);
             return ended(&input, Self::Clock { seen, step });
         }
+        if kind == CARRY {
+            return Ok(Self::Carry(input));
+        }
         if kind != GROUP && !(APPEND..=CLEAR_CURSOR).contains(&kind) {
             return Err(InvalidCommand::Unknown);
         }
@@ -241,7 +253,7 @@ impl Command {
             Self::ClearCursor { topic, cursor } | Self::SetCursor { topic, cursor, .. } => {
                 (topic, Some(cursor), None)
             }
-            Self::Clock { .. } => return Ok(()),
+            Self::Carry(_) | Self::Clock { .. } => return Ok(()),
             Self::Configure { topic, options } | Self::Create { topic, options } => {
                 (topic, None, Some(options))
             }
@@ -309,6 +321,11 @@ impl Append {
             records: input,
         })
     }
+}
+
+/// The body of a carry, if a command is one.
+pub(super) fn peek_carry(command: &Bytes) -> Option<Bytes> {
+    (command.first() == Some(&CARRY)).then(|| command.slice(1..))
 }
 
 impl Expected {
@@ -414,6 +431,8 @@ mod tests {
                 .prop_map(|(topic, cursor)| Command::ClearCursor { topic, cursor }),
             (some_name(), prop::collection::vec(any::<u8>(), 0..20))
                 .prop_map(|(topic, command)| Command::Group { topic, command: command.into() }),
+            prop::collection::vec(any::<u8>(), 0..20)
+                .prop_map(|parts| Command::Carry(parts.into())),
             any::<(u32, u32)>().prop_map(|(seen, step)| Command::Clock { seen, step }),
         ]
     }
@@ -426,7 +445,7 @@ mod tests {
             prop_assert_eq!(Command::decode(&bytes), Ok(command.clone()));
             let Command::Append(append) = command else {
                 prop_assert_eq!(Append::peek(&bytes), None);
-                if matches!(command, Command::Group { .. }) {
+                if matches!(command, Command::Carry(_) | Command::Group { .. }) {
                     return Ok(());
                 }
                 // Only the records of an append may have any length here.

@@ -8,7 +8,7 @@
 //!
 //! Invariant: what is derived (`floors`, `ages`, `cursors`, `consumer_groups`) is what the topics say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read as Input;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::answer::{Answer, TopicView};
+use super::carry::{Carry, Part};
 use super::command::{Append, Command, Expected};
+use super::extent::Extent;
 use super::groups::{AlarmChange, GroupAlarm, GroupCommand, GroupQuery, GroupResponse};
 use super::options::TopicOptions;
 use super::query::{Query, Read};
@@ -51,10 +53,12 @@ pub struct LogMachine {
     pub(super) topics: BTreeMap<Bytes, Arc<Topic>>,
     /// Seconds for which there was a leader, while there were ages to be counted.
     pub(super) clock: u32,
-    /// Bytes of all commands so far.
-    pub(super) position: u64,
-    /// The lowest entry of each topic that has records.
-    floors: BTreeSet<u64>,
+    /// Bytes of all commands.
+    extent: Extent,
+    /// The lowest entry of each topic that has records, with the topic's id, and its name.
+    floors: BTreeMap<(u64, u64), Bytes>,
+    /// Bytes of all records that are kept.
+    bytes: u64,
     /// The topics whose records have an age, in seconds.
     ages: BTreeMap<Bytes, u32>,
     /// Cursors of all topics.
@@ -88,21 +92,26 @@ impl LogMachine {
     pub(super) fn from_parts(
         topics: BTreeMap<Bytes, Arc<Topic>>,
         clock: u32,
-        position: u64,
+        extent: Extent,
     ) -> Self {
-        let floors = topics.values().filter_map(|topic| topic.floor()).collect();
+        let floor = |(name, topic): (&Bytes, &Arc<Topic>)| {
+            topic.floor().map(|floor| ((floor, topic.id), name.clone()))
+        };
+        let floors = topics.iter().filter_map(floor).collect();
+        let bytes = topics.values().map(|topic| topic.bytes).fold(0, u64::saturating_add);
         let age = |(name, topic): (&Bytes, &Arc<Topic>)| {
             topic.options.age_seconds().map(|age| (name.clone(), age))
         };
         let ages = topics.iter().filter_map(age).collect();
         let cursors = topics.values().map(|topic| topic.cursors.len()).sum();
         let consumer_groups = topics.values().map(|topic| topic.groups.len()).sum();
-        Self { topics, clock, position, floors, ages, cursors, consumer_groups }
+        Self { topics, clock, extent, floors, bytes, ages, cursors, consumer_groups }
     }
 
     fn change(&mut self, index: u64, command: Command, effects: &mut Effects) -> Changed {
         match command {
             Command::Append(append) => self.append(index, append),
+            Command::Carry(parts) => Ok(self.carry(index, &parts)),
             Command::ClearCursor { topic, cursor } => self.clear_cursor(&topic, &cursor),
             Command::Clock { seen, step } => Ok(self.advance(seen, step, effects)),
             Command::Configure { topic, options } => self.configure(&topic, options, effects),
@@ -138,10 +147,9 @@ impl LogMachine {
             self.insert(index, &name, options)?;
         }
         let stamp = self.clock.saturating_add(self.step().unwrap_or(STEP_MAX));
-        let place = Place { index, position: self.position, stamp };
-        let bytes = u32::try_from(records.len()).map_err(|_| Refusal::Records)?;
+        let place = Place { index, position: self.extent.position(), stamp };
         let id = self.with(&name, |topic| {
-            topic.append(place, timestamp, count, bytes);
+            topic.append(place, timestamp, count, &records);
             topic.id
         })?;
         Ok(Answer::Appended { id, first: next, next: end })
@@ -189,8 +197,9 @@ impl LogMachine {
     fn delete(&mut self, name: &Bytes, effects: &mut Effects) -> Answer {
         if let Some(topic) = self.topics.remove(name) {
             if let Some(floor) = topic.floor() {
-                self.floors.remove(&floor);
+                self.floors.remove(&(floor, topic.id));
             }
+            self.bytes = self.bytes.saturating_sub(topic.bytes);
             self.cursors -= topic.cursors.len();
             self.consumer_groups -= topic.groups.len();
             topic.groups.alarms().for_each(|alarm| effects.clear_alarm(alarm.id));
@@ -350,14 +359,46 @@ impl LogMachine {
         change: impl FnOnce(&mut Topic) -> T,
     ) -> Result<T, Refusal> {
         let topic = self.topics.get_mut(name).ok_or(Refusal::TopicUnknown)?;
-        let before = topic.floor();
+        let (before, bytes) = (topic.floor(), topic.bytes);
         let changed = change(Arc::make_mut(topic));
         let after = topic.floor();
+        self.bytes = self.bytes.saturating_sub(bytes).saturating_add(topic.bytes);
+        let id = topic.id;
         if before != after {
-            before.map(|floor| self.floors.remove(&floor));
-            after.map(|floor| self.floors.insert(floor));
+            before.map(|floor| self.floors.remove(&(floor, id)));
+            // The name that was given may be a slice of a frame, which would live as long.
+            let kept = self.topics.get_key_value(name).map(|(kept, _)| kept.clone());
+            if let (Some(floor), Some(kept)) = (after, kept) {
+                self.floors.insert((floor, id), kept);
+            }
         }
         Ok(changed)
+    }
+
+    /// Takes note of where records lie from now on.
+    fn carry(&mut self, index: u64, parts: &Bytes) -> Answer {
+        for part in Part::all(parts.clone()) {
+            let topic = self.topics.get(&part.topic);
+            if let Some(name) = topic.filter(|topic| part.is_next_of(topic)).map(|_| &part.topic) {
+                self.with(name, |topic| topic.carry(index)).ok();
+            }
+        }
+        Answer::Done
+    }
+
+    /// What lies so far back that the log has more than it should.
+    fn spare(&self, slack: u64, past: &dyn Past) -> Changed {
+        let wanted = self.bytes.saturating_mul(2).saturating_add(slack);
+        let mut carry = Carry::default();
+        if self.log_floor().is_some_and(|floor| self.extent.since(floor) > wanted) {
+            let end = self.extent.last(wanted);
+            for ((_, _), name) in self.floors.range(..(end, 0)) {
+                if let Some(topic) = self.topics.get(name).filter(|_| !carry.is_full()) {
+                    carry.add(name, topic, past)?;
+                }
+            }
+        }
+        Ok(Answer::Spare(carry.finish()))
     }
 
     /// An append is in the log that was not applied.
@@ -393,6 +434,7 @@ impl LogMachine {
                 Ok(Answer::Group(response.encode()))
             }
             Query::Read(read) => Ok(Answer::Records(scan::read(self.read(&read)?, &read, past)?)),
+            Query::Spare { slack } => self.spare(slack, past),
             Query::Topic { topic } => {
                 self.topic(&topic).map(Answer::Topic).ok_or(Refusal::TopicUnknown)
             }
@@ -445,15 +487,15 @@ impl Machine for LogMachine {
             }
             Answer::Refused(refusal)
         });
-        self.position = self.position.saturating_add(command.len() as u64);
+        self.extent.add(index, command.len(), self.log_floor());
         answer.encode()
     }
 
-    fn skip(&mut self, _: u64, command: &Bytes) {
+    fn skip(&mut self, index: u64, command: &Bytes) {
         if let Some(append) = Append::peek(command) {
             self.pass_over(&append);
         }
-        self.position = self.position.saturating_add(command.len() as u64);
+        self.extent.add(index, command.len(), self.log_floor());
     }
 
     fn query(&self, query: &Bytes, past: &dyn Past) -> Bytes {
@@ -473,7 +515,7 @@ impl Machine for LogMachine {
     }
 
     fn log_floor(&self) -> Option<u64> {
-        self.floors.first().copied()
+        self.floors.first_key_value().map(|((floor, _), _)| *floor)
     }
 
     fn alarms(&self) -> Vec<Alarm> {
@@ -484,8 +526,8 @@ impl Machine for LogMachine {
     }
 
     fn snapshot(&self) -> Image {
-        let (topics, clock, position) = (self.topics.clone(), self.clock, self.position);
-        Box::new(move |out| snapshot::write(&topics, clock, position, out))
+        let (topics, clock, extent) = (self.topics.clone(), self.clock, self.extent.clone());
+        Box::new(move |out| snapshot::write(&topics, clock, &extent, out))
     }
 
     fn restore(&mut self, input: &mut dyn Input) -> Result<(), InvalidSnapshot> {

@@ -8,8 +8,25 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes that the name of a topic or a cursor may have; it has at least one.
 pub const NAME_BYTES_MAX: usize = 255;
-/// Groups that there may be.
-pub const GROUPS_MAX: u16 = 64;
+/// Groups that there may be. Each of them has labels of its own on every node that runs a replica of
+/// it, and a node has 64.
+pub const GROUPS_MAX: u16 = 16;
+/// The label with which a node that runs replicas of the log says how many groups there are.
+pub const GROUPS_LABEL: &str = "_log.groups";
+
+const SERVICES: [&str; GROUPS_MAX as usize] = [
+    "log0", "log1", "log2", "log3", "log4", "log5", "log6", "log7", "log8", "log9", "log10",
+    "log11", "log12", "log13", "log14", "log15",
+];
+
+/// The name of the service that the replicas of a group have in common.
+///
+/// # Panics
+///
+/// If there can be no such group.
+pub fn service(group: u16) -> &'static str {
+    SERVICES[usize::from(group)]
+}
 
 /// The group, from 0, that a topic belongs to when there are `groups` of them: the CRC32C of the
 /// name modulo their number.

@@ -28,6 +28,8 @@ pub(super) struct Point {
     pub(super) bytes: u32,
     /// Entries from the first that belongs to the point to the last.
     pub(super) span: u32,
+    /// CRC32C of the records.
+    pub(super) checksum: u32,
 }
 
 /// Points in the order of their offsets.
@@ -70,6 +72,16 @@ impl Points {
 
     pub(super) fn last_mut(&mut self) -> Option<&mut Point> {
         Arc::make_mut(self.pieces.back_mut()?).last_mut()
+    }
+
+    /// Replaces a point, if there is one at this position.
+    pub(super) fn set(&mut self, position: usize, point: Point) {
+        let position = position + self.gone;
+        if let Some(piece) = self.pieces.get_mut(position / PIECE)
+            && let Some(old) = Arc::make_mut(piece).get_mut(position % PIECE)
+        {
+            *old = point;
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -123,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn point(offset: u64) -> Point {
-        Point { offset, index: offset + 2, timestamp: 0, stamp: 0, bytes: 1, span: 0 }
+        Point { offset, index: offset + 2, timestamp: 0, stamp: 0, bytes: 1, span: 0, checksum: 0 }
     }
 
     proptest! {
@@ -145,6 +157,14 @@ mod tests {
                 if let (Some(last), Some(expected)) = (points.last_mut(), model.back_mut()) {
                     (last.span, expected.span) = (9, 9);
                 }
+                let half = next / 2;
+                let older = model.iter().filter(|point| point.offset < half).count();
+                prop_assert_eq!(points.partition(|point| point.offset < half), older);
+                let middle = model.len() / 2;
+                if let Some(old) = model.get_mut(middle) {
+                    old.span = 5;
+                    points.set(middle, *old);
+                }
                 prop_assert!(points.iter().eq(model.iter()));
                 prop_assert!(copy.iter().eq(before.iter()), "a copy was changed");
                 prop_assert_eq!(points.len(), model.len());
@@ -153,9 +173,6 @@ mod tests {
                 for at in [0, model.len() / 2, model.len()] {
                     prop_assert_eq!(points.at(at), model.get(at));
                 }
-                let half = next / 2;
-                let before = model.iter().filter(|point| point.offset < half).count();
-                prop_assert_eq!(points.partition(|point| point.offset < half), before);
                 let mut rebuilt = Points::default();
                 model.iter().for_each(|point| rebuilt.push(*point));
                 prop_assert_eq!(&rebuilt, &points);

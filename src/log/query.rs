@@ -8,6 +8,7 @@
 //!           5 | topic | cursor                                         one cursor
 //!           6 | topic | after | limit u16                              cursors
 //!           7 | topic | query of groups                                groups
+//!           8 | slack u64                                              spare
 //! topic, cursor   bytes u8 | name
 //! prefix, after   bytes u8 | name, or the beginning of one, or nothing
 //! ```
@@ -26,6 +27,7 @@ const TOPICS: u8 = 4;
 const CURSOR: u8 = 5;
 const CURSORS: u8 = 6;
 const GROUP: u8 = 7;
+const SPARE: u8 = 8;
 
 /// A question that changes nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,6 +64,12 @@ pub enum Query {
     },
     /// The records from an offset on. As a query that waits it is answered when there are any.
     Read(Read),
+    /// What should be carried forward, so that the log has no more than twice the bytes that are
+    /// kept, and `slack` bytes.
+    Spare {
+        /// Bytes.
+        slack: u64,
+    },
     /// What is known of a topic.
     Topic {
         /// The topic.
@@ -126,6 +134,10 @@ impl Query {
                 out.put_u32_le(read.bytes_max);
                 out.put_u32_le(read.records_max);
             }
+            Self::Spare { slack } => {
+                out.put_u8(SPARE);
+                out.put_u64_le(*slack);
+            }
             Self::Topic { topic } => begin(&mut out, TOPIC, topic)?,
             Self::Topics { prefix, after, limit } => {
                 out.put_u8(TOPICS);
@@ -158,6 +170,7 @@ impl Query {
                 let topic = name(&mut input)?;
                 Self::Find { topic, timestamp: take_u64(&mut input)? }
             }
+            SPARE => Self::Spare { slack: take_u64(&mut input)? },
             TOPIC => Self::Topic { topic: name(&mut input)? },
             TOPICS => {
                 let (prefix, after) = (prefix(&mut input)?, prefix(&mut input)?);
@@ -224,6 +237,7 @@ mod tests {
             (some_name(), any::<u64>())
                 .prop_map(|(topic, timestamp)| Query::Find { topic, timestamp }),
             some_name().prop_map(|topic| Query::Topic { topic }),
+            any::<u64>().prop_map(|slack| Query::Spare { slack }),
             (some_prefix(), some_prefix(), any::<u16>())
                 .prop_map(|(prefix, after, limit)| Query::Topics { prefix, after, limit }),
             (some_name(), some_name()).prop_map(|(topic, cursor)| Query::Cursor { topic, cursor }),

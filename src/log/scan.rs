@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::answer::{Batch, Page};
-use super::command::Append;
+use super::carry::Part;
+use super::command::{Append, peek_carry};
 use super::query::Read;
 use super::refusal::Refusal;
 use super::topic::Topic;
@@ -23,11 +24,13 @@ const FETCHES_MAX: u32 = 64;
 pub(super) const PAGE_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 /// A part of the log that is being read.
-struct Scan<'a> {
+pub(super) struct Scan<'a> {
     /// The name of the topic.
     name: &'a [u8],
     past: &'a dyn Past,
     commands: VecDeque<(u64, Bytes)>,
+    /// The command that was looked at last: it may have more than one point.
+    current: Option<(u64, Bytes)>,
     /// Everything from here to `next` is in `commands`.
     begin: u64,
     next: u64,
@@ -115,8 +118,8 @@ pub(super) fn find(
 }
 
 impl<'a> Scan<'a> {
-    fn new(name: &'a [u8], past: &'a dyn Past) -> Self {
-        Self { name, past, commands: VecDeque::new(), begin: 0, next: 0, fetches: 0 }
+    pub(super) fn new(name: &'a [u8], past: &'a dyn Past) -> Self {
+        Self { name, past, commands: VecDeque::new(), current: None, begin: 0, next: 0, fetches: 0 }
     }
 
     /// Shows the batches of a point in their order.
@@ -136,11 +139,8 @@ impl<'a> Scan<'a> {
             {
                 let Some((index, command)) = self.commands.pop_front() else { break };
                 self.begin = index + 1;
-                if let Some(append) = Append::peek(&command).filter(|of| of.topic == self.name) {
-                    let Append { timestamp, count, records, .. } = append;
-                    see(Batch { base, timestamp, count, records });
-                    base = base.saturating_add(u64::from(count));
-                }
+                self.show(topic.id, index == place.index, &command, &mut base, &mut see);
+                self.current = Some((index, command));
             }
             if self.next > last {
                 break;
@@ -151,8 +151,57 @@ impl<'a> Scan<'a> {
         if base == topic.end_of(point) { Ok(()) } else { Err(damaged) }
     }
 
+    /// Shows what a command has of a point, and counts the offset on. `is_first`: it is the first
+    /// command of the point, and the only one if it was carried there.
+    fn show(
+        &self,
+        id: u64,
+        is_first: bool,
+        command: &Bytes,
+        base: &mut u64,
+        see: &mut impl FnMut(Batch),
+    ) {
+        if let Some(append) = Append::peek(command).filter(|append| append.topic == self.name) {
+            let Append { timestamp, count, records, .. } = append;
+            see(Batch { base: *base, timestamp, count, records });
+            *base = base.saturating_add(u64::from(count));
+        }
+        if !is_first {
+            return;
+        }
+        let parts = peek_carry(command).into_iter().flat_map(Part::all);
+        let parts = parts.filter(|part| part.id == id && part.topic == self.name);
+        let mut batches = parts.filter_map(|part| part.batches());
+        let begins_here =
+            |batches: &Vec<Batch>| batches.first().is_some_and(|first| first.base == *base);
+        let Some(batches) = batches.find(begins_here) else { return };
+        for batch in batches {
+            *base = batch.end().unwrap_or(u64::MAX);
+            see(batch);
+        }
+    }
+
+    /// As [`Self::point`]; says whether all of it was shown, or enough was read for one query.
+    pub(super) fn whole_point(
+        &mut self,
+        topic: &Topic,
+        point: usize,
+        see: impl FnMut(Batch),
+    ) -> Result<bool, Refusal> {
+        match self.point(topic, point, see) {
+            Ok(()) => Ok(true),
+            Err(End::Enough) => Ok(false),
+            Err(End::Refused(refusal)) => Err(refusal),
+        }
+    }
+
     /// Goes to an index, over what has been read if it is in there.
     fn seek(&mut self, index: u64) {
+        if let Some(current) = self.current.take().filter(|(at, _)| *at == index) {
+            self.commands.push_front(current);
+            self.begin = index;
+            return;
+        }
         if index < self.begin || index >= self.next {
             self.commands.clear();
             self.next = index;

@@ -1,12 +1,14 @@
 //! The state of a group of topics as bytes.
 //!
 //! ```text
-//! snapshot  version u8 | clock s u32 | position u64 | topics u32 | topic...
+//! snapshot  version u8 | clock s u32 | position u64 | marks u32 | mark... | topics u32 | topic...
+//! mark      index u64 | position u64
 //! topic     bytes u8 | name | id u64 | options | first u64 | next u64 | timestamp ms u64
 //!           | stamp s u32 | open u8 | began u64 | cursors u32 | cursor...
-//!           | group bytes u64 | groups | points u64 | point...
+//!           | group bytes u64 | groups | swept u64 | points u64 | point...
 //! cursor    bytes u8 | name | offset u64
 //! point     offset u64 | index u64 | timestamp ms u64 | stamp s u32 | bytes u32 | span u32
+//!           | checksum u32
 //! ```
 //!
 //! Numbers are little endian; the bytes of groups are their own; topics, cursors and points are in order; `began` is 0 if `open` is.
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::extent::Extent;
 use super::groups::Groups;
 use super::machine::{CURSORS_MAX, LogMachine, STEP_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX};
 use super::name::{NAME_BYTES_MAX, is_name, put_name};
@@ -35,14 +38,14 @@ const OPTIONS_BYTES: usize = 28;
 pub(super) fn write(
     topics: &BTreeMap<Bytes, Arc<Topic>>,
     clock: u32,
-    position: u64,
+    extent: &Extent,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut out = BufWriter::new(out);
     let mut bytes = BytesMut::new();
     bytes.put_u8(VERSION);
     bytes.put_u32_le(clock);
-    bytes.put_u64_le(position);
+    extent.put(&mut bytes);
     bytes.put_u32_le(u32::try_from(topics.len()).expect("topics are limited"));
     out.write_all(&bytes)?;
     for (name, topic) in topics {
@@ -54,7 +57,7 @@ pub(super) fn write(
             for number in [point.offset, point.index, point.timestamp] {
                 bytes.put_u64_le(number);
             }
-            for number in [point.stamp, point.bytes, point.span] {
+            for number in [point.stamp, point.bytes, point.span, point.checksum] {
                 bytes.put_u32_le(number);
             }
             out.write_all(&bytes)?;
@@ -82,6 +85,7 @@ fn put_topic(out: &mut BytesMut, name: &[u8], topic: &Topic) {
     let groups = if topic.groups.is_empty() { Bytes::new() } else { topic.groups.encode() };
     out.put_u64_le(groups.len() as u64);
     out.put_slice(&groups);
+    out.put_u64_le(topic.swept as u64);
     out.put_u64_le(topic.points.len() as u64);
 }
 
@@ -90,7 +94,9 @@ pub(super) fn read(input: &mut dyn Read) -> Result<LogMachine, InvalidSnapshot> 
     if input.u8()? != VERSION {
         return Err(InvalidSnapshot::new("unknown version"));
     }
-    let (clock, position, count) = (input.u32()?, input.u64()?, input.u32()?);
+    let clock = input.u32()?;
+    let extent = read_extent(&mut input)?;
+    let count = input.u32()?;
     require(count as usize <= TOPICS_MAX, "too many topics")?;
     let mut topics = BTreeMap::<Bytes, Arc<Topic>>::new();
     let mut cursors = 0;
@@ -98,13 +104,23 @@ pub(super) fn read(input: &mut dyn Read) -> Result<LogMachine, InvalidSnapshot> 
         let name = input.name()?;
         let is_next = topics.last_key_value().is_none_or(|(last, _)| *last < name);
         require(is_next, "topics are not in order")?;
-        let topic = read_topic(&mut input, clock, position)?;
+        let topic = read_topic(&mut input, clock, extent.position())?;
         cursors += topic.cursors.len();
         topics.insert(name, Arc::new(topic));
     }
     require(cursors <= CURSORS_MAX, "too many cursors")?;
     input.end()?;
-    Ok(LogMachine::from_parts(topics, clock, position))
+    Ok(LogMachine::from_parts(topics, clock, extent))
+}
+
+fn read_extent(input: &mut Input<'_>) -> Result<Extent, InvalidSnapshot> {
+    let (position, count) = (input.u64()?, input.u32()?);
+    let mut extent = Extent::new(position);
+    for _ in 0..count {
+        let is_next = extent.push_mark(input.u64()?, input.u64()?);
+        require(is_next, "marks are not in order")?;
+    }
+    Ok(extent)
 }
 
 fn read_topic(input: &mut Input<'_>, clock: u32, position: u64) -> Result<Topic, InvalidSnapshot> {
@@ -124,7 +140,9 @@ fn read_topic(input: &mut Input<'_>, clock: u32, position: u64) -> Result<Topic,
         topic.groups = Groups::decode(&input.bytes(bytes)?)?;
         require(!topic.groups.is_empty(), "no groups where some are said to be")?;
     }
-    let points = input.u64()?;
+    let (swept, points) = (input.u64()?, input.u64()?);
+    require(swept < points || (swept, points) == (0, 0), "more was swept than there is")?;
+    topic.swept = usize::try_from(swept).unwrap_or(usize::MAX);
     for _ in 0..points {
         read_point(input, &mut topic)?;
     }
@@ -157,18 +175,21 @@ fn read_cursors(input: &mut Input<'_>, topic: &mut Topic) -> Result<(), InvalidS
 fn read_point(input: &mut Input<'_>, topic: &mut Topic) -> Result<(), InvalidSnapshot> {
     let (offset, index, timestamp) = (input.u64()?, input.u64()?, input.u64()?);
     let (stamp, bytes, span) = (input.u32()?, input.u32()?, input.u32()?);
+    let checksum = input.u32()?;
     require(u64::from(span) <= SPAN_ENTRIES && bytes > 0, "a point is too long")?;
     require(index >= topic.id && index.checked_add(u64::from(span)).is_some(), "no such entry")?;
+    // Points that were carried forward together lie in the same entry.
+    let begins_behind = topic.swept > 0 && topic.swept == topic.points.len();
     let follows = topic.points.last().is_none_or(|last| {
         last.offset < offset
-            && last.last() < index
+            && (begins_behind || last.last() <= index)
             && last.timestamp <= timestamp
             && last.stamp <= stamp
     });
     require(follows, "points are not in order")?;
     let sum = topic.bytes.checked_add(u64::from(bytes));
     topic.bytes = sum.ok_or_else(|| InvalidSnapshot::new("too many bytes"))?;
-    topic.points.push(Point { offset, index, timestamp, stamp, bytes, span });
+    topic.points.push(Point { offset, index, timestamp, stamp, bytes, span, checksum });
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Pure and deterministic. Invariants: the records from `first` to `next` lie in the entries of the
 //! points, and every append to the topic between the first and the last entry of a point was
-//! applied; so whoever reads those entries in order knows the offset of every record.
+//! applied; so whoever reads those entries in order knows the offset of every record. The points
+//! before `swept` lie in the order of the log, and so do those from there on.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +41,9 @@ pub(super) struct Topic {
     /// Where the last point begins, in bytes of the log; none if it is closed.
     pub(super) open: Option<u64>,
     pub(super) points: Points,
+    /// How many of the first points were carried forward in the present sweep. It ends, and is 0
+    /// again, when all were.
+    pub(super) swept: usize,
     pub(super) cursors: BTreeMap<Bytes, u64>,
     pub(super) groups: Groups,
 }
@@ -67,13 +71,15 @@ impl Topic {
             stamp: 0,
             open: None,
             points: Points::default(),
+            swept: 0,
             cursors: BTreeMap::new(),
             groups: Groups::new(),
         }
     }
 
-    /// Takes a batch of `count` records that have `bytes` together.
-    pub(super) fn append(&mut self, place: Place, timestamp: u64, count: u32, bytes: u32) {
+    /// Takes a batch of `count` records, and its number of bytes.
+    pub(super) fn append(&mut self, place: Place, timestamp: u64, count: u32, records: &Bytes) {
+        let bytes = u32::try_from(records.len()).expect("a batch is limited");
         self.timestamp = self.timestamp.max(timestamp);
         // A step of the clock may get shorter, and the next reading with it.
         self.stamp = self.stamp.max(place.stamp);
@@ -82,6 +88,7 @@ impl Topic {
             Some(last) if open.is_some_and(|began| fits(last, began, place, bytes)) => {
                 let last = self.points.last_mut().expect("it was there a moment ago");
                 last.bytes += bytes;
+                last.checksum = crc32c::crc32c_append(last.checksum, records);
                 last.span = u32::try_from(place.index - last.index).expect("a span is short");
             }
             Some(_) | None => {
@@ -92,6 +99,7 @@ impl Topic {
                     stamp: self.stamp,
                     bytes,
                     span: 0,
+                    checksum: crc32c::crc32c(records),
                 });
                 self.open = Some(place.position);
             }
@@ -148,6 +156,7 @@ impl Topic {
     fn drop_front(&mut self) {
         let end = self.end_of(0);
         if let Some(front) = self.points.pop_front() {
+            self.swept = self.swept.saturating_sub(1);
             self.bytes -= u64::from(front.bytes);
             self.first = self.first.max(end);
         }
@@ -163,7 +172,19 @@ impl Topic {
 
     /// The lowest entry that has records of it.
     pub(super) fn floor(&self) -> Option<u64> {
-        self.points.front().map(|front| front.index)
+        let lowest = [0, self.swept].map(|position| self.points.at(position));
+        lowest.into_iter().flatten().map(|point| point.index).min()
+    }
+
+    /// The next point of the sweep lies in this entry from now on.
+    pub(super) fn carry(&mut self, index: u64) {
+        let Some(point) = self.points.at(self.swept) else { return };
+        self.points.set(self.swept, Point { index, span: 0, ..*point });
+        self.swept += 1;
+        if self.swept == self.points.len() {
+            // Appends to the last point would be in other entries.
+            (self.swept, self.open) = (0, None);
+        }
     }
 
     /// The records that its groups may hand out.
@@ -186,7 +207,7 @@ impl Topic {
 
 /// Whether a batch may belong to the last point, which begins at `began`.
 fn fits(last: &Point, began: u64, place: Place, bytes: u32) -> bool {
-    place.index - last.index < SPAN_ENTRIES
+    place.index.checked_sub(last.index).is_some_and(|span| span < SPAN_ENTRIES)
         && place.position - began < SPAN_BYTES
         && last.bytes.saturating_add(bytes) <= POINT_BYTES
 }

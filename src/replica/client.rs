@@ -16,6 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::ack::{Acknowledged, Acks};
 use super::core::Applied;
 use super::error::ClientError;
+use super::formation::raft_id_label;
 use super::handle::Replica;
 use super::machine::CommandId;
 use super::service::{self, Operation};
@@ -271,6 +272,35 @@ impl Client {
             };
         }
         self.query_as(Operation::Wait, query).await
+    }
+
+    /// Asks one replica a question that waits for something to happen, and returns when it has
+    /// happened there or nearly all of the timeout has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a query changes nothing.
+    pub async fn wait_on(
+        &self,
+        replica: &NodeId,
+        query: Bytes,
+    ) -> Result<(NodeId, Applied), ClientError> {
+        let subject = Operation::Wait.subject(self.name);
+        let request = self.node.system_request(replica, &subject, query).timeout(self.timeout);
+        let answer = request.await.map_err(|error| ClientError::from(error).without_effect())?;
+        answered(replica.clone(), answer)
+    }
+
+    /// Peers that run a replica of the service, in the order of their ids.
+    pub fn replicas(&self) -> Vec<NodeId> {
+        let label = raft_id_label(self.name);
+        let peers = self.node.peers().into_iter();
+        peers.filter(|peer| peer.labels.contains_key(&label)).map(|peer| peer.node).collect()
+    }
+
+    /// Whether operations begin at a replica of this node.
+    pub fn is_local(&self) -> bool {
+        self.local.is_some()
     }
 
     /// What became of a command whose outcome was [unknown](ClientError::Unknown).

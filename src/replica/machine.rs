@@ -45,6 +45,13 @@ pub trait Machine {
         None
     }
 
+    /// Whether a query that [waits](Self::poll_query), and had no answer after index `since`, may
+    /// have one now. It is asked for each of them whenever commands were applied, so it must be
+    /// cheap; one that may is polled.
+    fn may_answer(&self, _query: &Bytes, _since: u64) -> bool {
+        true
+    }
+
     /// Which command this is, if it says so: all submissions of one command have the same id.
     fn command_id(&self, _command: &Bytes) -> Option<CommandId> {
         None

@@ -276,6 +276,10 @@ impl<M: Machine> Machine for Sessions<M> {
         self.inner.log_floor()
     }
 
+    fn may_answer(&self, query: &Bytes, since: u64) -> bool {
+        self.inner.may_answer(query, since)
+    }
+
     fn command_id(&self, command: &Bytes) -> Option<CommandId> {
         match Submission::decode(command) {
             Ok(Submission::Numbered { id, .. }) => Some(id),

@@ -11,6 +11,7 @@ use serde_json::Value;
 mod directories;
 mod members;
 mod nodes;
+mod store;
 
 /// What one run of `zmesh` did.
 #[derive(Debug, PartialEq)]
@@ -67,6 +68,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "demo",
         "cluster",
         "kv",
+        "lock",
         "member",
         "request",
         "tick",

@@ -85,6 +85,13 @@ impl World {
         Answer::decode(&self.machine.query(&bytes, &self.log)).unwrap()
     }
 
+    /// What the machine wants to have carried, if anything.
+    fn spare(&self, slack: u64) -> Option<Command> {
+        let answer = self.ask(&Query::Spare { slack });
+        let Answer::Spare(parts) = answer else { panic!("{answer:?}") };
+        (!parts.is_empty()).then_some(Command::Carry(parts))
+    }
+
     fn page(&self, topic: &str, from: u64, bytes_max: u32, records_max: u32) -> Page {
         let topic = Bytes::from(topic.to_owned());
         let answer = self.ask(&Query::Read(Read { topic, id: 0, from, bytes_max, records_max }));
@@ -451,5 +458,6 @@ fn damaged_snapshot_is_refused_and_the_state_stays() {
     }
 }
 
+mod carried;
 mod consumers;
 mod model;

@@ -7,14 +7,36 @@ use super::*;
 /// Something that happens to a group of topics.
 #[derive(Clone, Debug)]
 enum Step {
-    Append { topic: u8, values: Vec<u16>, timestamp: u64 },
+    Append {
+        topic: u8,
+        values: Vec<u16>,
+        timestamp: u64,
+    },
+    /// What is to be carried is asked for before, and may not be true any more.
+    Carry {
+        trim: Option<(u8, u64)>,
+        twice: bool,
+    },
     Compact,
-    Configure { topic: u8, bytes: Option<u64>, records: Option<u64> },
-    Delete { topic: u8 },
-    Refused { topic: u8 },
-    Repeat { topic: u8 },
+    Configure {
+        topic: u8,
+        bytes: Option<u64>,
+        records: Option<u64>,
+    },
+    Delete {
+        topic: u8,
+    },
+    Refused {
+        topic: u8,
+    },
+    Repeat {
+        topic: u8,
+    },
     Restore,
-    Trim { topic: u8, before: u64 },
+    Trim {
+        topic: u8,
+        before: u64,
+    },
 }
 
 fn some_step() -> impl Strategy<Value = Step> {
@@ -26,6 +48,8 @@ fn some_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (topic(), values, 0_u64..50)
             .prop_map(|(topic, values, timestamp)| Step::Append { topic, values, timestamp }),
+        3 => (prop::option::of((topic(), 0_u64..60)), any::<bool>())
+            .prop_map(|(trim, twice)| Step::Carry { trim, twice }),
         2 => Just(Step::Compact),
         1 => (topic(), prop::option::of(1_u64..9_000), prop::option::of(1_u64..30))
             .prop_map(|(topic, bytes, records)| Step::Configure { topic, bytes, records }),
@@ -133,6 +157,17 @@ fn run(
             let appended = matches!(answer, Answer::Appended { first: at, .. } if at == first);
             prop_assert!(appended, "{:?}", answer);
             model.records.extend(values.into_iter().map(|value| (timestamp, value)));
+        }
+        Step::Carry { trim, twice } => {
+            let carry = world.spare(0);
+            if let Some((topic, before)) = trim {
+                run(world, models, Step::Trim { topic, before }, number)?;
+            }
+            for _ in 0..=u8::from(twice) {
+                if let Some(carry) = &carry {
+                    prop_assert_eq!(world.apply(carry), Answer::Done);
+                }
+            }
         }
         Step::Compact => world.compact(),
         Step::Configure { topic, bytes, records } => {

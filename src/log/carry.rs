@@ -1,0 +1,140 @@
+//! Carries records forward in the replicated log, so that the log can forget what lies before them.
+//!
+//! The log of a group is the only copy of its records, and it is cut at the oldest one that is kept:
+//! a topic that nobody appends to would hold everything that other topics have let go of since. So
+//! when the log has much more than is kept, the records at its beginning are written again, at its
+//! end: the same batches with the same offsets, checked where the command is applied against the
+//! checksum that the topic has of them. Readers do not notice.
+//!
+//! ```text
+//! carry     part...                                     behind the number of the command
+//! part      topic | id u64 | index u64 | bytes u32 | batch...
+//! ```
+//!
+//! A part is one point of one topic, which lay at `index`. Numbers are little endian; batches are
+//! those of answers. Pure; decoding never panics and copies nothing.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::answer::Batch;
+use super::name::{put_name, take_name};
+use super::refusal::Refusal;
+use super::scan::Scan;
+use super::topic::Topic;
+use crate::replica::Past;
+
+/// Bytes of records that one command carries, or one point if that has more.
+const CARRY_BYTES: usize = 512 * 1024;
+/// Points that one command carries.
+const PARTS_MAX: usize = 512;
+
+/// One point of a topic.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Part {
+    pub(super) topic: Bytes,
+    /// The topic's id.
+    pub(super) id: u64,
+    /// Where the point lay.
+    pub(super) index: u64,
+    batches: Bytes,
+}
+
+/// Collects parts.
+#[derive(Debug, Default)]
+pub(super) struct Carry {
+    out: BytesMut,
+    parts: usize,
+}
+
+impl Carry {
+    /// Adds the points of a topic that are next in its sweep, as long as there is room.
+    pub(super) fn add(
+        &mut self,
+        name: &Bytes,
+        topic: &Topic,
+        past: &dyn Past,
+    ) -> Result<(), Refusal> {
+        let mut scan = Scan::new(name, past);
+        for position in topic.swept..topic.points.len() {
+            let Some(point) = topic.points.at(position) else { break };
+            let more = self.out.len() + point.bytes as usize;
+            if self.parts == PARTS_MAX || (self.parts > 0 && more > CARRY_BYTES) {
+                break;
+            }
+            let mut batches = BytesMut::new();
+            if !scan.whole_point(topic, position, |batch| batch.put(&mut batches))? {
+                // Enough was read for one query.
+                break;
+            }
+            put_name(&mut self.out, name);
+            self.out.put_u64_le(topic.id);
+            self.out.put_u64_le(point.index);
+            self.out.put_u32_le(u32::try_from(batches.len()).map_err(|_| Refusal::Damaged)?);
+            self.out.put_slice(&batches);
+            self.parts += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.parts == PARTS_MAX || self.out.len() >= CARRY_BYTES
+    }
+
+    /// What is carried; nothing if it is empty.
+    pub(super) fn finish(self) -> Bytes {
+        self.out.freeze()
+    }
+}
+
+impl Part {
+    /// The parts of a carry, up to the first that is none.
+    pub(super) fn all(mut input: Bytes) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || Self::take(&mut input))
+    }
+
+    fn take(input: &mut Bytes) -> Option<Self> {
+        let topic = take_name(input)?;
+        let (id, index) = (input.try_get_u64_le().ok()?, input.try_get_u64_le().ok()?);
+        let bytes = usize::try_from(input.try_get_u32_le().ok()?).ok()?;
+        let is_there = bytes <= input.remaining();
+        is_there.then(|| Self { topic, id, index, batches: input.split_to(bytes) })
+    }
+
+    /// Its batches; none if they are not in order.
+    pub(super) fn batches(&self) -> Option<Vec<Batch>> {
+        Batch::take_all(&mut self.batches.clone()).ok().filter(|batches| !batches.is_empty())
+    }
+
+    /// Whether these are the records of the point that is next in the sweep of the topic.
+    pub(super) fn is_next_of(&self, topic: &Topic) -> bool {
+        let (Some(point), Some(batches)) = (topic.points.at(topic.swept), self.batches()) else {
+            return false;
+        };
+        let begin = batches.first().map(|batch| batch.base);
+        let end = batches.last().and_then(Batch::end);
+        let checksum = |sum, batch: &Batch| crc32c::crc32c_append(sum, &batch.records);
+        let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
+        self.id == topic.id
+            && self.index == point.index
+            && begin == Some(point.offset)
+            && end == Some(topic.end_of(topic.swept))
+            && bytes == point.bytes as usize
+            && batches.iter().fold(0, checksum) == point.checksum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever a client sends is parts or is not.
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            for part in Part::all(Bytes::from(bytes)) {
+                drop(part.batches());
+            }
+        }
+    }
+}
