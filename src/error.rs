@@ -146,6 +146,25 @@ error_codes! {
     InsufficientIsr = 45, "INSUFFICIENT_ISR", None, true;
     /// The write is committed, but not on as many replicas in sync as it asks for.
     NotOnAll = 46, "NOT_ON_ALL", Unknown, true;
+    /// No member has this directory: it was removed, or replaced by another.
+    DirectoryUnknown = 47, "DIRECTORY_UNKNOWN", None, false;
+
+    /// A condition of the write did not hold.
+    CasFailed = 48, "CAS_FAILED", None, false;
+    /// The lock is not held with this fencing token any more.
+    Fenced = 49, "FENCED", None, false;
+    /// The revision that was asked for is forgotten.
+    Compacted = 50, "COMPACTED", None, false;
+    /// The store would become larger than it may; clearing keys still works.
+    QuotaExceeded = 51, "QUOTA_EXCEEDED", None, false;
+    /// There is no such lease: it has expired, or was revoked.
+    LeaseNotFound = 52, "LEASE_NOT_FOUND", None, false;
+    /// The lock was lost before it was released.
+    LockLost = 53, "LOCK_LOST", None, false;
+    /// The value is no counter, or would not fit into one.
+    NotANumber = 54, "NOT_A_NUMBER", None, false;
+    /// The replica has not come to the revision that was asked for.
+    Behind = 55, "BEHIND", None, true;
 
     /// The log has no such topic.
     TopicUnknown = 56, "TOPIC_UNKNOWN", None, false;

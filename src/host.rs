@@ -208,6 +208,17 @@ impl Host {
         .await
     }
 
+    /// Waits until all of the replicas have stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn all_stopped(&self) {
+        for (_, replica) in self.replicas() {
+            replica.stopped().await;
+        }
+    }
+
     /// Waits until another node says that the log has another number of groups, as long as a replica
     /// of this node has not begun: afterwards it is the other that is wrong. Pending for ever if that
     /// does not happen.

@@ -38,8 +38,8 @@ pub struct Build {
     pub curve: bool,
     /// Whether the node was allowed to listen, unencrypted, where other machines can reach it.
     pub insecure: bool,
-    /// When writes of the replica reach the disk: `always` is before they are acknowledged. None
-    /// without a replica.
+    /// When writes of the replica reach the disk: `always` is before they are acknowledged, with
+    /// `interval` and `never` a power cut may take acknowledged writes back. None without a replica.
     pub sync: Option<String>,
 }
 
@@ -105,13 +105,15 @@ pub struct Peer {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "phase")]
 pub enum ReplicaStatus {
+    /// It may have lost writes that it had confirmed, and waits until the others have a leader.
+    Doubtful,
     /// It waits for the other initial members.
     Forming {
         /// Members that have not been seen.
         missing: Vec<NodeId>,
     },
     /// It takes part.
-    Running(Running),
+    Running(Box<Running>),
     /// It does not take part.
     Stopped(Stopped),
 }
@@ -168,6 +170,12 @@ pub struct Running {
     pub reads_waiting: usize,
     /// Whether the disk has room for more entries; without it, writes are refused.
     pub has_room: bool,
+    /// The newest difference between the states of the members that this one has found.
+    #[serde(default)]
+    pub divergence: Option<Box<replica::Divergence>>,
+    /// The first damage that reading its files again has found.
+    #[serde(default)]
+    pub damage: Option<Box<str>>,
 }
 
 /// A follower as its leader sees it.
@@ -338,7 +346,7 @@ impl ReplicaStatus {
     pub fn running(&self) -> Option<&Running> {
         match self {
             Self::Running(running) => Some(running),
-            Self::Forming { .. } | Self::Stopped(_) => None,
+            Self::Doubtful | Self::Forming { .. } | Self::Stopped(_) => None,
         }
     }
 }
@@ -360,8 +368,9 @@ impl From<PeerView> for Peer {
 impl From<Progress> for ReplicaStatus {
     fn from(progress: Progress) -> Self {
         match progress {
+            Progress::Doubtful => Self::Doubtful,
             Progress::Forming { missing } => Self::Forming { missing },
-            Progress::Running(status) => Self::Running((*status).into()),
+            Progress::Running(status) => Self::Running(Box::new((*status).into())),
             Progress::Stopped(stopped) => Self::Stopped(stopped),
         }
     }
@@ -409,6 +418,8 @@ impl From<replica::Status> for Running {
             proposals_waiting: status.waiting.proposals,
             reads_waiting: status.waiting.reads,
             has_room: status.has_room,
+            divergence: status.hashes.divergence.clone().map(Box::new),
+            damage: status.scrub.damage.map(String::into_boxed_str),
         }
     }
 }

@@ -366,7 +366,10 @@ impl TestCluster {
                 Progress::Running(status) if status.role == Role::Leader => {
                     Some((status.term, *number))
                 }
-                Progress::Forming { .. } | Progress::Running(_) | Progress::Stopped(_) => None,
+                Progress::Doubtful
+                | Progress::Forming { .. }
+                | Progress::Running(_)
+                | Progress::Stopped(_) => None,
             });
             // One that was deposed and does not know it yet has a lower term.
             leaders.max().map(|(_, number)| number).ok_or_else(|| "a leader".to_owned())
@@ -492,7 +495,7 @@ impl TestCluster {
         for (number, progress) in self.statuses(place).await {
             match progress {
                 Progress::Running(status) => statuses.push((number, *status)),
-                other @ (Progress::Forming { .. } | Progress::Stopped(_)) => {
+                other @ (Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_)) => {
                     return Err(format!("{} is {other:?}", self.id(number)));
                 }
             }

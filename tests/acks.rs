@@ -223,7 +223,7 @@ async fn without_a_quorum_accepted_writes_are_on_the_disk_of_one() {
     }
     let dropped = async || match cluster.replica(leader).status().await {
         Progress::Running(status) => status.acks.unanswered_dropped,
-        Progress::Forming { .. } | Progress::Stopped(_) => 0,
+        Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_) => 0,
     };
     until("a write is dropped and counted", async || {
         client.command_with(set("gone"), Acks::None).await.unwrap();

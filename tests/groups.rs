@@ -34,7 +34,7 @@ const RETAINED: usize = 500;
 async fn status(replica: &Replica) -> Option<Status> {
     match replica.status().await {
         Progress::Running(status) => Some(*status),
-        Progress::Forming { .. } | Progress::Stopped(_) => None,
+        Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_) => None,
     }
 }
 

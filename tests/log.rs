@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 #![expect(clippy::disallowed_methods, reason = "waits for what it wants to see, with a deadline")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use zmesh::ErrorCode;
 use zmesh::consensus::Role;
 use zmesh::log::{
     Lag, Log, LogMachine, OnLag, ReadLimits, Record, Refusal, Start, Stored, Topic, TopicOptions,
-    group_of, service,
+    Upkeep, group_of, service,
 };
-use zmesh::replica::{AckLevel, Acks, Progress};
+use zmesh::replica::{self, AckLevel, Acks, Progress};
 use zmesh::testing::TestCluster;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -329,6 +330,54 @@ async fn records_go_by_count_and_by_age() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(aged.append(record(5)).await.unwrap().first, 5, "offsets begin anew");
+}
+
+/// A topic that nobody appends to any more does not keep the disks full of what others have let go
+/// of: its records move, and are read as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_topic_does_not_fill_the_disk() {
+    const MIB: usize = 1024 * 1024;
+    let options = replica::Options { snapshot_bytes: 2 << 20, ..Default::default() };
+    let cluster = TestCluster::builder(3)
+        .options(options)
+        .service("log0", LogMachine::new)
+        .start()
+        .await
+        .unwrap();
+    let upkeep = Upkeep { every: Duration::from_millis(20), slack_bytes: 1 << 20 };
+    (0..3).for_each(|node| zmesh::log::keep(cluster.service(node, "log0"), upkeep));
+    let log = log(&cluster, 1);
+    let idle = log.topic("idle");
+    append_all(&idle, 100).await;
+    let busy = log.topic("busy");
+    let options = TopicOptions { bytes: Some(1), ..Default::default() };
+    busy.create(options).await.unwrap();
+    for _ in 0..40 {
+        busy.append(Record::new(vec![7; MIB - 1024])).await.unwrap();
+    }
+    let end = Instant::now() + DEADLINE;
+    let dirs: Vec<_> = (0..3)
+        .map(|node| cluster.data_dir(node).with_file_name(format!("n{}-log0", node + 1)))
+        .collect();
+    while dirs.iter().any(|dir| bytes_of(dir) > 24 * MIB as u64) {
+        let bytes: Vec<_> = dirs.iter().map(|dir| bytes_of(dir)).collect();
+        assert!(Instant::now() < end, "{bytes:?} bytes of 40 MiB");
+        // Snapshots are taken where something happens.
+        busy.append(Record::new(vec![7; MIB - 1024])).await.unwrap();
+    }
+    assert_eq!(read_all(&idle).await.iter().map(number).sum::<u64>(), 99 * 50);
+}
+
+/// Bytes of all files of a directory.
+fn bytes_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_of(&entry.path()),
+        Ok(found) => found.len(),
+        // It was removed meanwhile.
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 /// Where a reader was is known after everything was stopped, and so is what it read.

@@ -33,7 +33,7 @@ async fn read(kv: &Kv, key: &str) -> Option<Bytes> {
 async fn status(replica: &Replica) -> Status {
     match replica.status().await {
         Progress::Running(status) => *status,
-        other @ (Progress::Forming { .. } | Progress::Stopped(_)) => {
+        other @ (Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_)) => {
             panic!("the replica does not run: {other:?}")
         }
     }

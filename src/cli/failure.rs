@@ -16,6 +16,8 @@ use zmesh::{Effect, ErrorCode};
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
+    /// The exit code of another program, in place of ours.
+    status: Option<u8>,
     code: Option<ErrorCode>,
     message: String,
     next: Option<String>,
@@ -77,7 +79,7 @@ impl From<Exit> for ExitCode {
 impl Failure {
     /// A failure with a message in lower case and without a full stop.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, code: None, message: message.into(), next: None }
+        Self { exit, status: None, code: None, message: message.into(), next: None }
     }
 
     /// A failure that `error` explains, with its causes, each said once.
@@ -107,9 +109,20 @@ impl Failure {
         self
     }
 
-    /// The exit code of the process.
+    /// Another program was run in place of ours and has ended like this; it has said why.
+    pub(crate) fn status(code: i32) -> Self {
+        let status = u8::try_from(code).unwrap_or(u8::MAX);
+        Self { status: Some(status), ..Self::new(Exit::Refused, String::new()) }
+    }
+
+    /// How it failed.
     pub(crate) fn exit(&self) -> Exit {
         self.exit
+    }
+
+    /// The exit code of the process.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        self.status.map_or_else(|| self.exit.into(), ExitCode::from)
     }
 
     /// The error could not be avoided and nobody is there to read it: the reader of our output

@@ -1,13 +1,17 @@
 //! `zmesh kv`: the replicated key-value store from the command line.
 //!
 //! Any node can be asked; it finds the leader. A value is printed as it is, with nothing around it
-//! unless it goes to a terminal; `--json` adds the revision.
+//! unless it goes to a terminal; `--json` adds the revision and what else is kept about it.
+//!
+//! A write goes through a session, so that it survives a change of leader without being done twice,
+//! and the command ends the session before it exits: that is one more entry of the log, and thousands
+//! of commands leave no thousands of sessions behind, which would put those of others out.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
-use serde_json::json;
-use zmesh::kv::{Error, Found, Kv, VALUE_BYTES_MAX, Written};
+use zmesh::config::Size;
+use zmesh::kv::{Error, Fence, KeyRange, Kv, Limits, VALUE_BYTES_MAX};
 use zmesh::replica::ClientError;
 use zmesh::{Effect, ErrorCode};
 
@@ -15,110 +19,214 @@ use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::{Connect, Context, interrupted, payload};
 
+mod lease;
+mod print;
+mod read;
+mod txn;
+mod watch;
+mod write;
+
 /// What to do when a write may have been done.
 const LOOK: &str = "look with `zmesh kv get` before you try again";
+/// The longest that the end of a session is waited for: it ends by itself as well.
+const END_MAX: Duration = Duration::from_secs(1);
 
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Set a key to a value; prints its revision once a quorum has it on disk.
-    Set(SetArgs),
+    Set(write::SetArgs),
     /// Print the value of a key; exit code 1 if it has none.
-    Get(GetArgs),
-    /// Remove a key; a key that has no value is no error.
-    Clear(ClearArgs),
+    Get(read::GetArgs),
+    /// Remove a key, or all with a prefix; a key that has no value is no error.
+    Clear(write::ClearArgs),
+    /// Add to a counter and print what it is then; a key without a value counts as 0.
+    Add(write::AddArgs),
+    /// List keys with their values, in order.
+    List(read::ListArgs),
+    /// Print what has become of a key, as far back as history goes.
+    History(read::HistoryArgs),
+    /// Print every change of some keys until interrupted.
+    Watch(watch::Args),
+    /// Do several operations in one; they are read from standard input as JSON.
+    Txn(txn::Args),
+    /// Grant, keep alive, revoke and list leases: keys with a lease go when it ends.
+    #[command(subcommand)]
+    Lease(lease::Command),
+    /// Show how large the store is, and how far its history goes back.
+    State(StateArgs),
+    /// Say how large the store may become.
+    Limits(LimitsArgs),
+    /// Forget the history before a revision.
+    Compact(CompactArgs),
 }
 
-/// Arguments of `zmesh kv set`.
+/// Arguments of `zmesh kv state`.
 #[derive(Debug, clap::Args)]
-pub(super) struct SetArgs {
-    /// The key.
-    key: String,
-    /// The value; `-` reads it from standard input.
-    #[arg(allow_negative_numbers = true)]
-    value: String,
+pub(super) struct StateArgs {
     #[command(flatten)]
     connect: Connect,
 }
 
-/// Arguments of `zmesh kv get`.
+/// Arguments of `zmesh kv limits`; what is not given stays as it is.
 #[derive(Debug, clap::Args)]
-pub(super) struct GetArgs {
-    /// The key.
-    key: String,
-    /// Ask the connected node alone: faster, works without a quorum, and may be out of date.
-    #[arg(long)]
-    stale: bool,
+#[group(multiple = true)]
+pub(super) struct LimitsArgs {
+    /// Bytes of the present keys and values, with 100 more for each [default: 2GiB]. More is
+    /// refused; clearing always works.
+    #[arg(long, value_name = "SIZE")]
+    bytes_max: Option<Size>,
+    /// Changes that history keeps [default: 100000]. The oldest are forgotten.
+    #[arg(long, value_name = "COUNT")]
+    history_changes_max: Option<u64>,
+    /// Bytes that history keeps [default: 256MiB]. The oldest are forgotten.
+    #[arg(long, value_name = "SIZE")]
+    history_bytes_max: Option<Size>,
     #[command(flatten)]
     connect: Connect,
 }
 
-/// Arguments of `zmesh kv clear`.
+/// Arguments of `zmesh kv compact`.
 #[derive(Debug, clap::Args)]
-pub(super) struct ClearArgs {
-    /// The key.
-    key: String,
+pub(super) struct CompactArgs {
+    /// The first revision that can be read afterwards [default: the present one].
+    revision: Option<u64>,
     #[command(flatten)]
     connect: Connect,
+}
+
+/// Which keys are meant.
+#[derive(Debug, clap::Args)]
+struct Keys {
+    /// The key; all keys if there is none.
+    key: Option<String>,
+    /// All keys that begin with it.
+    #[arg(long, requires = "key")]
+    prefix: bool,
+}
+
+impl Keys {
+    fn range(&self) -> KeyRange {
+        match (&self.key, self.prefix) {
+            (None, _) => KeyRange::all(),
+            (Some(key), true) => KeyRange::prefix(key.clone()),
+            (Some(key), false) => KeyRange::key(key.clone()),
+        }
+    }
 }
 
 /// Runs `zmesh kv`.
 pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Failure> {
     match command {
-        Command::Clear(args) => {
-            let client = Client::connect(&args.connect).await?;
-            let kv = kv(&client);
-            let write = kv.clear(args.key.clone());
-            let written = written(write, interrupted(), client.timeout()).await;
-            client.close().await;
-            print_written(&args.key, written?, context)
-        }
-        Command::Get(args) => get(args, context).await,
-        Command::Set(args) => {
-            let value = value(&args.value)?;
-            let client = Client::connect(&args.connect).await?;
-            let kv = kv(&client);
-            let write = kv.set(args.key.clone(), value);
-            let written = written(write, interrupted(), client.timeout()).await;
-            client.close().await;
-            print_written(&args.key, written?, context)
-        }
+        Command::Add(args) => write::add(args, context).await,
+        Command::Clear(args) => write::clear(args, context).await,
+        Command::Compact(args) => compact(args, context).await,
+        Command::Get(args) => read::get(args, context).await,
+        Command::History(args) => read::history(args, context).await,
+        Command::Lease(command) => lease::run(command, context).await,
+        Command::Limits(args) => limits(args, context).await,
+        Command::List(args) => read::list(args, context).await,
+        Command::Set(args) => write::set(args, context).await,
+        Command::State(args) => state(args, context).await,
+        Command::Txn(args) => txn::run(args, context).await,
+        Command::Watch(args) => watch::run(args, context).await,
     }
 }
 
-async fn get(args: &GetArgs, context: &Context) -> Result<(), Failure> {
-    let client = Client::connect(&args.connect).await?;
-    let kv = kv(&client);
-    let found = match args.stale {
-        true => kv.get_stale(&client.peer, args.key.clone()).await,
-        false => kv.get(args.key.clone()).await,
+async fn state(args: &StateArgs, context: &Context) -> Result<(), Failure> {
+    let store = Store::connect(&args.connect).await?;
+    let state = store.read(store.kv().state()).await;
+    store.close().await;
+    print::state(&state?, context)
+}
+
+async fn limits(args: &LimitsArgs, context: &Context) -> Result<(), Failure> {
+    let store = Store::connect(&args.connect).await?;
+    let set = async {
+        let present = store.read(store.kv().state()).await?.limits;
+        let size = |given: Option<Size>, present: u64| given.map_or(present, |size| size.0);
+        let limits = Limits {
+            bytes_max: size(args.bytes_max, present.bytes_max),
+            history_changes_max: args.history_changes_max.unwrap_or(present.history_changes_max),
+            history_bytes_max: size(args.history_bytes_max, present.history_bytes_max),
+        };
+        let kv = store.kv();
+        store.write(&kv, kv.limits(limits)).await?;
+        store.read(kv.state()).await
     };
-    let found = found.map_err(|error| read_failed(&error, client.timeout()));
-    client.close().await;
-    match found? {
-        Some(found) => print_found(&args.key, &found, context),
-        None => {
-            let message = format!("{} has no value", args.key);
-            Err(Failure::coded(Exit::Refused, ErrorCode::NotFound, message))
-        }
-    }
+    let state = set.await;
+    store.close().await;
+    print::state(&state?, context)
 }
 
-/// The store, for the time that is left.
-fn kv(client: &Client) -> Kv {
-    Kv::new(&client.node).timeout(client.time_left())
+async fn compact(args: &CompactArgs, context: &Context) -> Result<(), Failure> {
+    let store = Store::connect(&args.connect).await?;
+    let kv = store.kv();
+    let compacted = store.write(&kv, kv.compact(args.revision.unwrap_or(u64::MAX))).await;
+    let state = match compacted {
+        Ok(_) => store.read(kv.state()).await,
+        Err(failure) => Err(failure),
+    };
+    store.close().await;
+    print::state(&state?, context)
+}
+
+/// The store as one command uses it.
+pub(super) struct Store {
+    client: Client,
+}
+
+impl Store {
+    pub(super) async fn connect(connect: &Connect) -> Result<Self, Failure> {
+        Ok(Self { client: Client::connect(connect).await? })
+    }
+
+    /// The store, for the time that is left.
+    pub(super) fn kv(&self) -> Kv {
+        Kv::new(&self.client.node).timeout(self.client.time_left())
+    }
+
+    /// Waits for the end of a write that was begun with `kv`, and ends its session unless the
+    /// outcome is unknown: it would still be needed then.
+    pub(super) async fn write<T>(
+        &self,
+        kv: &Kv,
+        write: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, Failure> {
+        let written = written(write, interrupted(), self.client.timeout()).await;
+        let is_unknown = |failure: &Failure| failure.exit() == Exit::Unknown;
+        if !written.as_ref().is_err_and(is_unknown) {
+            let end = kv.client().clone().timeout(self.client.time_left().min(END_MAX));
+            // It ends by itself as well, only later.
+            let _ended = end.end().await;
+        }
+        written
+    }
+
+    /// Waits for the end of a read.
+    pub(super) async fn read<T>(
+        &self,
+        read: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, Failure> {
+        let within = self.client.timeout();
+        read.into_future().await.map_err(|error| read_failed(&error, within))
+    }
+
+    pub(super) async fn close(self) {
+        self.client.close().await;
+    }
 }
 
 /// Waits for the end of a write. A signal ends the wait and not the write, so that it is said what
 /// is not known.
-async fn written(
-    write: impl Future<Output = Result<Written, Error>>,
+async fn written<T>(
+    write: impl IntoFuture<Output = Result<T, Error>>,
     interrupted: impl Future<Output = ()>,
     within: Duration,
-) -> Result<Written, Failure> {
+) -> Result<T, Failure> {
     tokio::select! {
         biased;
-        written = write => written.map_err(|error| write_failed(&error, within)),
+        written = write.into_future() => written.map_err(|error| write_failed(&error, within)),
         () = interrupted => {
             Err(Failure::new(Exit::Unknown, "interrupted; the write may have been done, or be done yet")
                 .next(LOOK))
@@ -128,12 +236,13 @@ async fn written(
 
 /// The value as given, or from standard input.
 fn value(given: &str) -> Result<Vec<u8>, Failure> {
-    if given != "-" {
-        return Ok(given.as_bytes().to_owned());
-    }
+    if given == "-" { stdin(VALUE_BYTES_MAX) } else { Ok(given.as_bytes().to_owned()) }
+}
+
+/// What comes from standard input; a little too much if there is too much, which is refused later.
+fn stdin(bytes_max: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    // One byte more than fits is enough to be refused.
-    let limit = u64::try_from(VALUE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     match io::stdin().lock().take(limit).read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
         Err(error) => {
@@ -142,30 +251,16 @@ fn value(given: &str) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn print_written(key: &str, written: Written, context: &Context) -> Result<(), Failure> {
-    let Written { revision, index, term, level } = written;
-    match context.out.is_json() {
-        true => context.out.json(&json!({
-            "key": key, "revision": revision, "index": index, "term": term, "level": level,
-        })),
-        false => context.out.text(&format!("OK revision {revision}")),
-    }
+/// A fence as `zmesh lock` hands it on: the key of the lock, `@`, and the token.
+fn fence(text: &str) -> Result<Fence, String> {
+    let parts = text.rsplit_once('@');
+    let parsed = parts.and_then(|(key, token)| {
+        Some(Fence { key: key.to_owned().into(), token: token.parse().ok()? })
+    });
+    parsed.ok_or_else(|| "expected KEY@TOKEN, as `zmesh lock` sets ZMESH_FENCE".to_owned())
 }
 
-fn print_found(key: &str, found: &Found, context: &Context) -> Result<(), Failure> {
-    if !context.out.is_json() {
-        return context.out.bytes(&found.value);
-    }
-    let (value, encoding) = match std::str::from_utf8(&found.value) {
-        Ok(text) => (text.to_owned(), "utf-8"),
-        Err(_) => (payload::base64(&found.value), "base64"),
-    };
-    context.out.json(&json!({
-        "key": key, "value": value, "encoding": encoding, "revision": found.revision,
-    }))
-}
-
-fn write_failed(error: &Error, within: Duration) -> Failure {
+pub(super) fn write_failed(error: &Error, within: Duration) -> Failure {
     let failure = failed(error, error.effect(), within);
     match error.effect() {
         Effect::None => failure.adding("nothing was written"),
@@ -210,11 +305,19 @@ mod tests {
     #[tokio::test]
     async fn interrupted_write_has_an_unknown_outcome() {
         let within = Duration::from_secs(5);
-        let failure = written(pending(), ready(()), within).await.unwrap_err();
+        let failure = written::<()>(pending(), ready(()), within).await.unwrap_err();
         assert_eq!(failure.exit(), Exit::Unknown);
-        let done = written(ready(Err(ClientError::NoReplica.into())), ready(()), within)
+        let done = written::<()>(ready(Err(ClientError::NoReplica.into())), ready(()), within)
             .await
             .unwrap_err();
         assert_eq!(done.exit(), Exit::Unreachable, "an answer that is there counts");
+    }
+
+    /// Names of locks may have anything in them.
+    #[test]
+    fn fence_is_what_stands_before_the_last_at() {
+        let found = fence("_lock/a@b/0001@17").unwrap();
+        assert_eq!((&found.key[..], found.token), (&b"_lock/a@b/0001"[..], 17));
+        assert!(fence("17").is_err() && fence("a@b").is_err());
     }
 }

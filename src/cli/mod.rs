@@ -19,12 +19,15 @@ use output::Output;
 mod check;
 mod client;
 mod cluster;
+mod compare;
 mod completions;
 mod config;
 mod demo;
 mod failure;
 mod kv;
 mod local;
+mod lock;
+mod log;
 mod logging;
 mod member;
 mod output;
@@ -121,12 +124,17 @@ enum Command {
     /// Start, look at, stop and hurt a cluster on this machine that stays.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Set, get and clear keys of the replicated store.
+    /// Set, get, list and watch keys of the replicated store.
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Run a command while holding a lock, and end it if the lock is lost.
+    Lock(lock::Args),
     /// List, add, promote, remove and replace the members of the replicated services.
     #[command(subcommand)]
     Member(member::Command),
+    /// Append, read and follow records of the replicated log, and look after their consumers.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -135,7 +143,7 @@ enum Command {
     Peers(peers::Args),
     /// Show the state of a node: role, term, commit, lag, peers, drops.
     Status(status::Args),
-    /// Verify the data directory of a node that does not run, without changing it.
+    /// Verify a data directory without changing it, or compare the running replicas.
     Check(check::Args),
     /// Check or print a configuration.
     #[command(subcommand)]
@@ -207,7 +215,7 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             failure.report(json, color);
-            failure.exit().into()
+            failure.exit_code()
         }
     }
 }
@@ -235,6 +243,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Config(_)
         | Command::Demo(_)
         | Command::Kv(_)
+        | Command::Lock(_)
+        | Command::Log(_)
         | Command::Member(_)
         | Command::Peers(_)
         | Command::Request(_)
@@ -243,12 +253,14 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Version => context.start_log()?,
     }
     match command {
-        Command::Check(args) => check::run(args, context),
+        Command::Check(args) => wait(check::run(args, context)),
         Command::Cluster(command) => wait(cluster::run(command, context)),
         Command::Completions(args) => completions::run(args, context),
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
         Command::Kv(command) => wait(kv::run(command, context)),
+        Command::Lock(args) => wait(lock::run(args, context)),
+        Command::Log(command) => wait(log::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Request(args) => wait(request::run(args, context)),

@@ -63,6 +63,13 @@ impl Output {
         written.and_then(|()| stream.flush()).map_err(|error| failure::stdout(&error))
     }
 
+    /// Writes bytes as they are and nothing else, on a terminal as well.
+    pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stream = io::stdout().lock();
+        let written = stream.write_all(bytes).and_then(|()| stream.flush());
+        written.map_err(|error| failure::stdout(&error))
+    }
+
     /// Whether somebody looks at a terminal.
     pub(crate) fn is_terminal(self) -> bool {
         self.terminal

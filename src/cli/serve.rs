@@ -4,27 +4,30 @@
 //!
 //! - Standard output carries exactly one line, written when the node is bound and takes requests:
 //!   `ready node=NAME address=ADDRESS`, or with `--json`
-//!   `{"ready":true,"node":"NAME","address":"ADDRESS"}`. Only with `--print` something follows it:
+//!   `{"ready":true,"node":"NAME","address":"ADDRESS"}`. A replica that does not sync every write
+//!   adds ` sync=MODE`, or `"sync":"MODE"`. Only with `--print` something follows it:
 //!   a line for each tick. Otherwise a starter may close its end of the pipe. Diagnostics go to
 //!   standard error.
 //! - The line does not wait for a leader: a replica that comes back alone is ready, and has no
 //!   quorum. Writes wait for one, up to their deadline.
-//! - SIGTERM and SIGINT stop the node in order: peers are told, the log is closed; exit code 0.
+//! - SIGTERM and SIGINT stop the node in order: the log is synced and closed, peers are told; exit
+//!   code 0.
 //! - With `--exit-with-parent`, the end of standard input means the same as SIGTERM: a starter
 //!   holds the other end of the pipe, which closes however the starter dies.
 //! - A replica that cannot go on ends the process: exit code 5 if its files are damaged, 2 if the
 //!   directory is not this node's or is in use, 1 if the disk failed.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use zmesh::config::{Config, NodeConfig, ReplicaConfig};
+use zmesh::config::{Config, NodeConfig, ReplicaConfig, Sync};
 use zmesh::host::{GroupsDisagree, Host, HostError};
 use zmesh::presence::Heartbeat;
 use zmesh::protocol::handlers::Pattern;
-use zmesh::replica::{ReplicaSettings, StopCause, Stopped};
+use zmesh::replica::{ReplicaSettings, StopCause, Stopped, SyncMode};
 use zmesh::status::{self, Build};
 use zmesh::transport::BindError;
 use zmesh::transport::zmq::check_descriptors;
@@ -37,6 +40,8 @@ use super::{Context, logging, print, version};
 
 /// The subject of the handler that sends back what it gets.
 const ECHO: &str = "zmesh.echo";
+/// Time in which a replica that is asked to stop has synced and closed its log.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
 /// Echoes at work at once.
 const ECHOES_MAX: usize = 1_024;
 
@@ -95,6 +100,11 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         ended = ended(&node, host.as_ref(), config.replica.as_ref()) => Err(ended),
         ended = running => ended,
     };
+    if let Some(host) = &host {
+        host.stop();
+        // A disk that hangs must not keep the process.
+        drop(tokio::time::timeout(CLOSING_MAX, host.all_stopped()).await);
+    }
     drop(host);
     node.stop().await;
     ended
@@ -148,11 +158,19 @@ fn not_started(error: &StartError) -> Failure {
 fn host(node: &Node, replica: &ReplicaConfig) -> Result<Host, Failure> {
     let mut settings = ReplicaSettings::new(&replica.data_dir, replica.members.clone());
     settings.wal = wal::Options { segment_bytes: replica.segment_bytes, ..settings.wal };
+    settings.sync = match replica.sync {
+        Sync::Always => SyncMode::Always,
+        Sync::Interval => SyncMode::Interval(replica.sync_interval),
+        Sync::Never => SyncMode::Never,
+    };
     settings.join = replica.join;
     settings.options.snapshot_entries = replica.snapshot_entries;
     settings.options.snapshot_bytes = replica.snapshot_bytes;
     settings.options.snapshot_part_bytes = replica.snapshot_part_bytes;
     settings.options.promote_lag_max = replica.promote_lag_max;
+    settings.options.hash_interval = replica.hash_interval;
+    settings.options.scrub_bytes_per_second = replica.scrub_bytes_per_second;
+    settings.options.scrub_interval = replica.scrub_interval;
     settings.options.in_sync_lag_max = replica.in_sync_lag_max;
     let defaults = consensus::Options::default();
     settings.options.consensus = consensus::Options {
@@ -210,7 +228,8 @@ fn serve(
     status::serve(node, host.map(Host::store), log, build).map_err(taken)?;
     node.on(ECHO).concurrent(ECHOES_MAX).request_call(echo).map_err(taken)?;
     if let Some(address) = node.address() {
-        announce(out, node.id(), address)?;
+        let sync = config.replica.as_ref().map(|replica| replica.sync);
+        announce(out, node.id(), address, sync.unwrap_or(Sync::Always))?;
     }
     match print {
         Some(pattern) => print::ticks(node, pattern, out).map_err(taken),
@@ -223,16 +242,22 @@ async fn echo(call: Call) -> Outcome {
 }
 
 /// Says on standard output that the node takes requests.
-fn announce(out: Output, node: &NodeId, address: &Address) -> Result<(), Failure> {
+fn announce(out: Output, node: &NodeId, address: &Address, sync: Sync) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Ready<'a> {
         ready: bool,
         node: &'a NodeId,
         address: &'a Address,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sync: Option<&'a str>,
     }
+    let sync = Some(sync.name()).filter(|_| sync != Sync::Always);
     match out.is_json() {
-        true => out.json(&Ready { ready: true, node, address }),
-        false => out.text(&format!("ready node={node} address={address}")),
+        true => out.json(&Ready { ready: true, node, address, sync }),
+        false => {
+            let sync = sync.map(|sync| format!(" sync={sync}")).unwrap_or_default();
+            out.text(&format!("ready node={node} address={address}{sync}"))
+        }
     }
 }
 

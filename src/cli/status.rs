@@ -84,6 +84,11 @@ fn remarks(status: &Status) -> Vec<String> {
     }
     let of_store = of_store.into_iter().map(|remark| format!("{node}{remark}"));
     remarks.splice(0..0, of_store);
+    if let Some(mode @ ("interval" | "never")) = status.build.sync.as_deref() {
+        remarks.push(format!(
+            "{node} does not sync every write (sync {mode}): a power cut may take some back"
+        ));
+    }
     if status.build.insecure && !status.encrypted {
         remarks.push(format!("{node} listens without encryption (--insecure)"));
     }
@@ -98,6 +103,11 @@ fn remarks(status: &Status) -> Vec<String> {
 /// What follows the name of whose replica it is.
 fn replica_remarks(replica: &ReplicaStatus) -> Vec<String> {
     match replica {
+        ReplicaStatus::Doubtful => vec![
+            " may have lost writes and stays out until the others have a leader; if all went down \
+             at once, one directory has to be recovered by force"
+                .to_owned(),
+        ],
         ReplicaStatus::Forming { missing } => vec![format!(" waits for {}", names(missing))],
         ReplicaStatus::Stopped(stopped) => {
             vec![format!(": the replica has stopped: {}", stopped.reason)]
@@ -105,7 +115,17 @@ fn replica_remarks(replica: &ReplicaStatus) -> Vec<String> {
         ReplicaStatus::Running(running) => {
             let full = " refuses writes: no space is left for the log".to_owned();
             let full = (!running.has_room).then_some(full);
-            full.into_iter().chain(under_replicated(running)).collect()
+            let damage = running.damage.as_ref();
+            let damage = damage.map(|damage| format!(" goes on with a damaged file: {damage}"));
+            let divergence = running.divergence.iter().map(|divergence| {
+                format!(
+                    ": its state after entry {} differs from that of {}: see `zmesh check --online`",
+                    divergence.index,
+                    divergence.others.join(", ")
+                )
+            });
+            let lagging = under_replicated(running);
+            full.into_iter().chain(lagging).chain(damage).chain(divergence).collect()
         }
     }
 }
@@ -188,6 +208,7 @@ impl Replica {
 
     fn of_replica(replica: Option<&ReplicaStatus>) -> Self {
         let phase = match replica {
+            Some(ReplicaStatus::Doubtful) => "doubtful",
             Some(ReplicaStatus::Forming { .. }) => "forming",
             Some(ReplicaStatus::Running(_)) | None => "-",
             Some(ReplicaStatus::Stopped(_)) => "stopped",

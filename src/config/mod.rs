@@ -131,6 +131,8 @@ pub struct ReplicaConfig {
     pub in_sync_lag_max: Duration,
     /// When writes reach the disk.
     pub sync: Sync,
+    /// Time between two syncs with [`Sync::Interval`].
+    pub sync_interval: Duration,
     /// Size at which a new file of the log is begun; 1 MiB to 2 GiB.
     pub segment_bytes: u64,
     /// Entries after which the next snapshot is taken; not 0.

@@ -92,6 +92,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("election_timeout", replica.and_then(|it| period(it.election_timeout))),
                 ("in_sync_lag_max", replica.and_then(|it| period(it.in_sync_lag_max))),
                 ("sync", replica.map(|it| json!(it.sync.name()))),
+                ("sync_interval", replica.and_then(|it| period(it.sync_interval))),
                 ("segment_bytes", replica.and_then(|it| size(it.segment_bytes))),
                 ("snapshot_entries", replica.map(|it| json!(it.snapshot_entries))),
                 ("snapshot_bytes", replica.and_then(|it| size(it.snapshot_bytes))),

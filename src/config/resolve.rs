@@ -35,6 +35,7 @@ const LIMITS: LimitsConfig = LimitsConfig {
     in_flight_max: 65_536,
 };
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 const IN_SYNC_LAG_MAX: Duration = Duration::from_secs(10);
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
@@ -310,6 +311,10 @@ impl Resolver {
             self.election(given.heartbeat_interval, given.election_timeout)?;
         let lag_max = given.in_sync_lag_max;
         let in_sync_lag_max = self.period("replica.in_sync_lag_max", lag_max, IN_SYNC_LAG_MAX)?;
+        let sync = given.sync.unwrap_or(Sync::Always);
+        let interval = given.sync_interval;
+        let sync_interval = self.period("replica.sync_interval", interval, SYNC_INTERVAL)?;
+        self.warn_of(sync);
         let (segment, part) = (given.segment_bytes, given.snapshot_part);
         let segment_bytes =
             self.size("replica.segment_bytes", segment, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES)?;
@@ -337,7 +342,8 @@ impl Resolver {
             heartbeat_interval,
             election_timeout,
             in_sync_lag_max,
-            sync: given.sync.unwrap_or(Sync::Always),
+            sync,
+            sync_interval,
             segment_bytes,
             snapshot_entries,
             snapshot_bytes,
@@ -347,6 +353,17 @@ impl Resolver {
             scrub_interval: scrub,
             hash_interval,
         }))
+    }
+
+    fn warn_of(&mut self, sync: Sync) {
+        match sync {
+            Sync::Always => {}
+            Sync::Interval | Sync::Never => self.warnings.push(format!(
+                "sync {}: a power cut may take acknowledged writes back, and if all members lose \
+                 power at once, one directory has to be recovered by force",
+                sync.name(),
+            )),
+        }
     }
 
     /// The members that a cluster begins with, or none if the node joins one that has begun.

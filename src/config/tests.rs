@@ -61,9 +61,8 @@ fn mistakes_in_a_file_name_line_and_key() {
              an IPv6 address must stand in brackets",
         ),
         (
-            "[replica]\nsync = \"never\"",
-            "zmesh.toml:2: replica.sync: only `always` is available: the others would \
-             acknowledge writes that can be lost",
+            "[replica]\nsync = \"sometimes\"",
+            "zmesh.toml:2: replica.sync: expected `always`, `interval` or `never`",
         ),
     ] {
         assert_eq!(error(text), expected, "{text}");

@@ -345,7 +345,7 @@ pub(super) fn encode_changes(changes: &[Change]) -> Bytes {
 
 /// Reads changes; `None` if the bytes are anything else. No bytes at all mean no change: the entry
 /// with which Raft leaves a change under way.
-pub(super) fn decode_changes(data: &Bytes) -> Option<Vec<Change>> {
+pub(crate) fn decode_changes(data: &Bytes) -> Option<Vec<Change>> {
     if data.is_empty() {
         return Some(Vec::new());
     }

@@ -78,6 +78,10 @@ pub struct Consensus<L: Log> {
     offered: Vec<(u64, Snapshot)>,
     refusals: Refusals,
     has_room: bool,
+    /// Whether what this replica confirms as persisted is synced, and which others say that theirs
+    /// is not, by raft id.
+    synced: bool,
+    unsynced: BTreeSet<u64>,
 }
 
 /// What a replica is at present.
@@ -195,6 +199,8 @@ impl<L: Log> Consensus<L> {
             offered: Vec::new(),
             refusals: Refusals::default(),
             has_room: true,
+            synced: true,
+            unsynced: BTreeSet::new(),
         };
         consensus.after_call();
         Ok(consensus)
@@ -321,6 +327,23 @@ impl<L: Log> Consensus<L> {
         self.has_room = has_room;
     }
 
+    /// Says whether this replica syncs what it confirms as persisted [true]; the others hear it with
+    /// every frame.
+    pub fn set_synced(&mut self, synced: bool) {
+        self.synced = synced;
+    }
+
+    /// Whether this replica syncs what it confirms as persisted.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Whether every copy that may count for a quorum is synced: this replica's, and those of all
+    /// voters that were heard. Who was never heard has confirmed nothing.
+    pub fn is_durable(&self) -> bool {
+        self.synced && !self.unsynced.iter().any(|raft_id| self.membership.is_voter(*raft_id))
+    }
+
     /// Says that what was sent to this replica was probably lost.
     pub fn unreachable(&mut self, raft_id: u64) {
         self.node.report_unreachable(raft_id);
@@ -412,7 +435,10 @@ impl<L: Log> Consensus<L> {
         let mut frames = Vec::with_capacity(outbox.len());
         for (to, messages) in outbox {
             let envelope = Envelope { cluster: self.cluster, from: self.raft_id, to };
-            frames.extend(wire::encode(envelope, &messages).into_iter().map(|frame| (to, frame)));
+            for frame in wire::encode(envelope, &messages) {
+                let frame = if self.synced { frame } else { wire::mark_unsynced(frame) };
+                frames.push((to, frame));
+            }
         }
         frames
     }
@@ -582,7 +608,13 @@ impl<L: Log> Consensus<L> {
     fn step_frame(&mut self, from: u64, frame: &Bytes) -> Result<(), Refusal> {
         self.check_sender(from)?;
         let expected = Envelope { cluster: self.cluster, from, to: self.raft_id };
-        for mut message in wire::decode(frame, expected)? {
+        let messages = wire::decode(frame, expected)?;
+        if wire::is_unsynced(frame) {
+            self.unsynced.insert(from);
+        } else {
+            self.unsynced.remove(&from);
+        }
+        for mut message in messages {
             self.heard.insert(from, self.ticks);
             door::check(&self.node.raft, &message)?;
             let behind = self.node.raft.raft_log.persisted < self.last_index();

@@ -4,7 +4,8 @@
 //! endian.
 //!
 //! ```text
-//! frame    version u8 | 0 u8 | messages u16 | cluster id [16] | from u64 | to u64
+//! frame    version u8 | flags u8 (1: the sender does not sync every write)
+//!          | messages u16 | cluster id [16] | from u64 | to u64
 //! message  kind u8 | flags u8 | context bytes u16 | entries u32 | term u64 | log term u64
 //!          | index u64 | commit u64 | commit term u64 | reject hint u64 | context | entries
 //!          | snapshot, if the kind is 10
@@ -41,6 +42,8 @@ pub(super) const CONTEXT_BYTES_MAX: usize = 64;
 /// A frame is closed when it has this many bytes; one message may go over it.
 const FRAME_BYTES_SOFT_MAX: usize = 2 * 1024 * 1024;
 
+/// The sender counts entries as persisted that it may lose when its machine dies.
+const FRAME_UNSYNCED: u8 = 1;
 const FLAG_REJECT: u8 = 1;
 /// The vote belongs to a transfer of leadership, which may depose a leader that is alive.
 const FLAG_TRANSFER: u8 = 2;
@@ -56,6 +59,21 @@ pub struct Envelope {
     pub from: u64,
     /// Raft id of the receiver.
     pub to: u64,
+}
+
+/// Says in a frame that its sender does not sync every write.
+pub fn mark_unsynced(frame: Bytes) -> Bytes {
+    // A frame that was just encoded has one owner, so this copies nothing.
+    let mut frame = frame.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    if let Some(flags) = frame.get_mut(1) {
+        *flags |= FRAME_UNSYNCED;
+    }
+    frame.freeze()
+}
+
+/// Whether a frame says that its sender does not sync every write.
+pub fn is_unsynced(frame: &Bytes) -> bool {
+    frame.get(1).is_some_and(|flags| flags & FRAME_UNSYNCED != 0)
 }
 
 /// Why a frame was refused. Nothing of it was used.
@@ -142,7 +160,7 @@ pub fn decode(frame: &Bytes, expected: Envelope) -> Result<Vec<Message>, WireErr
     if version != VERSION {
         return Err(WireError::UnknownVersion { version });
     }
-    if input.try_get_u8()? != 0 {
+    if input.try_get_u8()? & !FRAME_UNSYNCED != 0 {
         return Err(WireError::Reserved);
     }
     let count = usize::from(input.try_get_u16_le()?);

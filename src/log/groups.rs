@@ -21,18 +21,24 @@ use bytes::Bytes;
 
 use crate::replica::InvalidSnapshot;
 
+mod client;
 mod command;
+mod delivery;
+mod error;
 mod fields;
 mod group;
+mod member;
 mod options;
 mod refusal;
 mod response;
 mod snapshot;
 mod wheel;
 
-use group::Group;
-
+pub use client::Group;
 pub use command::{GroupCommand, GroupQuery};
+pub use delivery::Delivery;
+pub use error::GroupError;
+pub use member::{Member, MemberBuilder};
 pub use options::{
     BATCH_MAX, Bounds, GROUPS_MAX, GroupOptions, MEMBERS_MAX, PENDING_MAX, Start, TIMEOUT_MAX,
     TIMEOUT_MIN,
@@ -44,7 +50,9 @@ pub use response::{
 };
 pub use wheel::WheelKind;
 
-type GroupMap = BTreeMap<String, Arc<Group>>;
+use group::State;
+
+type GroupMap = BTreeMap<String, Arc<State>>;
 
 /// The groups of one topic. Cheap to clone, so that a snapshot does not stop commands.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -217,7 +225,7 @@ impl Groups {
             Some(_) => Err(Refusal::Differs),
             None if self.groups.len() >= GROUPS_MAX => Err(Refusal::TooManyGroups),
             None => {
-                let group = Group::new(index, options, start.resolve(bounds));
+                let group = State::new(index, options, start.resolve(bounds));
                 self.groups.insert(name.to_owned(), Arc::new(group));
                 Ok(())
             }
@@ -251,7 +259,7 @@ impl Groups {
         })
     }
 
-    fn group(&mut self, name: &str) -> Result<&mut Group, Refusal> {
+    fn group(&mut self, name: &str) -> Result<&mut State, Refusal> {
         self.groups.get_mut(name).map(Arc::make_mut).ok_or(Refusal::NoGroup)
     }
 
@@ -260,7 +268,7 @@ impl Groups {
     }
 }
 
-fn alarms_of(name: &str, group: &Group) -> Vec<GroupAlarm> {
+fn alarms_of(name: &str, group: &State) -> Vec<GroupAlarm> {
     let alarm = |(wheel, round, after): (WheelKind, u64, Duration)| GroupAlarm {
         id: group.id * 2 + u64::from(wheel.number()),
         after,

@@ -17,6 +17,7 @@ mod refusal;
 mod scan;
 mod snapshot;
 mod topic;
+mod upkeep;
 
 pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
 pub use client::{
@@ -35,3 +36,4 @@ pub use record::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, InvalidRecord, KEY_BYTES_MAX, RECORD_BYTES_MAX, Record,
 };
 pub use refusal::Refusal;
+pub use upkeep::{Upkeep, keep, start};

@@ -274,12 +274,13 @@ impl Client {
         self.query_as(Operation::Wait, query).await
     }
 
-    /// As [`wait`](Self::wait), but asks this replica and no other, once.
+    /// Asks one replica a question that waits for something to happen, and returns when it has
+    /// happened there or nearly all of the timeout has passed.
     ///
     /// # Errors
     ///
     /// [`ClientError`]; a query changes nothing.
-    pub async fn wait_at(
+    pub async fn wait_on(
         &self,
         replica: &NodeId,
         query: Bytes,

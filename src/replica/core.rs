@@ -19,7 +19,7 @@ use super::error::ReplicaError;
 use super::machine::{CommandId, Effects, Machine};
 use super::past::AppliedLog;
 use super::setup::{Options, Setup};
-use super::status::{Repair, Status, Waiting};
+use super::status::{Repair, Scrub, Status, Waiting};
 use super::store::SharedLog;
 use super::transfer::Frame;
 use crate::consensus::membership::{Bootstrap, Change};
@@ -28,10 +28,13 @@ use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
 use acks::Acknowledgements;
+use marks::Marks;
 use snapshots::Snapshots;
 
 mod acks;
+mod damage;
 mod inquiry;
+mod marks;
 mod members;
 mod proposals;
 mod reads;
@@ -59,6 +62,10 @@ pub struct Core<M, T, L: Log = SharedLog> {
     /// The term of that entry.
     applied_term: u64,
     snapshots: Snapshots,
+    marks: Marks,
+    scrub: Scrub,
+    /// When a leader whose files are damaged tries again to hand over.
+    hand_over_due: Time,
     has_room: bool,
     /// Whether committed entries are left for the next turn.
     has_more: bool,
@@ -67,8 +74,6 @@ pub struct Core<M, T, L: Log = SharedLog> {
     /// Proposed, by index and term.
     proposed: BTreeMap<(u64, u64), Operation<T>>,
     acks: Acknowledgements<T>,
-    /// Whether every voter syncs every write before it counts.
-    is_durable: bool,
     /// Bytes of the commands in `queued` and `proposed`.
     command_bytes: usize,
     /// Accepted for the next read round.
@@ -99,6 +104,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
     repair_due: Time,
     repair_matched: BTreeMap<u64, u64>,
     failure: Option<String>,
+    /// Whether what it has applied, or has on disk, is not to be relied on.
+    condemned: bool,
 }
 
 /// A command or query with its owner's name for it.
@@ -168,6 +175,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     /// [`StartError`]: the options or the disk's content cannot be used.
     pub fn new(setup: Setup<M, L>) -> Result<Self, StartError> {
         let repair_due = setup.now + setup.options.repair_interval;
+        let mark_due = setup.now + setup.options.hash_interval;
         let times = &setup.options.consensus;
         let grace = times.election_timeout_max * GRACE_ELECTIONS;
         let pause_max = times.election_timeout_min / 2;
@@ -195,12 +203,14 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             applied: start.index,
             applied_term: start.term,
             snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshots),
+            marks: Marks::new(start.index, mark_due),
+            scrub: Scrub::default(),
+            hand_over_due: Time::ZERO,
             has_room: true,
             has_more: false,
             queued: Vec::new(),
             proposed: BTreeMap::new(),
             acks,
-            is_durable: true,
             command_bytes: 0,
             reads: Vec::new(),
             rounds: BTreeMap::new(),
@@ -221,6 +231,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_due,
             repair_matched: BTreeMap::new(),
             failure: None,
+            condemned: false,
         };
         core.name_snapshot();
         Ok(core)
@@ -302,6 +313,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.observe();
         self.answer_handovers();
         self.propose_alarms();
+        self.propose_mark();
+        self.shun_leadership();
         self.propose_queued();
         self.move_snapshots();
         self.drain();
@@ -322,6 +335,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         let due = crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry);
         let due = crate::timer::earliest(due, self.snapshots.transfers.poll_timeout());
+        let due = crate::timer::earliest(due, self.mark_due());
         crate::timer::earliest(due, self.alarms.poll_timeout())
     }
 
@@ -344,10 +358,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.settle_acks();
     }
 
-    /// Says whether every voter syncs every write before it counts, which the level of every answer
-    /// tells [true].
-    pub fn set_durable(&mut self, is_durable: bool) {
-        self.is_durable = is_durable;
+    /// See [`Consensus::set_synced`]. The level of every answer tells it.
+    pub fn set_synced(&mut self, synced: bool) {
+        self.consensus.set_synced(synced);
     }
 
     /// Stops for good: a write or sync failed, so nothing that was waiting may be promised.
@@ -443,6 +456,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair: self.repair,
             acks: self.acks_status(),
             snapshots: self.snapshots.status(),
+            hashes: self.marks.status(),
+            scrub: self.scrub.clone(),
             waiting: Waiting {
                 proposals: self.queued.len() + self.proposed.len(),
                 bytes: self.command_bytes,
@@ -563,6 +578,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         };
         self.alarms.take(self.now, &mut self.effects);
+        if std::mem::take(&mut self.effects.marked) {
+            self.mark(wal::Point { index: entry.index, term: entry.term });
+        }
         while let Some(waiting) = self.proposed.first_entry() {
             let (index, term) = *waiting.key();
             if index > entry.index {
@@ -572,7 +590,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             self.command_bytes -= operation.size;
             let Some(ticket) = operation.ticket else { continue };
             if (index, term) == (entry.index, entry.term) {
-                let level = AckLevel::Quorum.held(self.is_durable);
+                let level = AckLevel::Quorum.held(self.consensus.is_durable());
                 let applied = Applied { index, term, level, response: response.clone() };
                 self.acknowledge(applied, operation.acks, operation.deadline, ticket);
             } else {

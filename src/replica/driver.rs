@@ -14,16 +14,18 @@ use super::error::ReplicaError;
 use super::formation;
 use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
 use super::machine::Machine;
+use super::scrub::{Pace, Scrubber, Step};
 use super::service::{self, Verb};
 use super::setup::{Options, Setup};
 use super::snapshot::JobDone;
 use super::status::Status;
 use super::store::{Store, settle};
+use super::sync::SyncMode;
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError};
 use crate::id::NodeId;
 use crate::node::Node;
-use crate::timer::Time;
+use crate::timer::{Time, earliest};
 
 /// Bytes of a message of the consensus besides the command it carries, with room to spare.
 const FRAME_BYTES: usize = 8 * 1024;
@@ -39,6 +41,7 @@ pub(super) async fn run<M: Machine>(
 ) -> Result<(), Stopped> {
     store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
+    let pace = Pace::new(&options, shared.clock.now());
     let tick_interval = options.consensus.tick_interval;
     let setup = Setup {
         raft_id: store.identity().raft_id,
@@ -56,7 +59,8 @@ pub(super) async fn run<M: Machine>(
         // node leaves together.
         now: step_before(shared.clock.now(), tick_interval),
     };
-    let core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
+    let mut core = Core::new(setup).map_err(|error| Stopped::new(cause(&error), &error))?;
+    core.set_synced(store.mode() == SyncMode::Always);
     let subject = service::frames_subject(name);
     // Only one driver runs for what is shared, so nothing is there before.
     let _ = shared.bootstrap.set(store.bootstrap().encode());
@@ -71,6 +75,8 @@ pub(super) async fn run<M: Machine>(
         inputs: Vec::new(),
         unwritten: None,
         job: None,
+        pace,
+        pass: Pass::Quiet,
         membership_changes: 0,
         names: HashMap::new(),
         raft_ids: HashMap::new(),
@@ -106,6 +112,16 @@ fn cause(error: &StartError) -> StopCause {
     }
 }
 
+/// How far a pass over the files is.
+enum Pass {
+    /// One is under way, and rests.
+    Between(Box<Scrubber>),
+    /// None is under way.
+    Quiet,
+    /// A step is being done in another thread, which holds the directory until it ends.
+    Reading(tokio::task::JoinHandle<(Box<Scrubber>, Step)>),
+}
+
 struct Driver<M> {
     node: Node,
     name: &'static str,
@@ -118,6 +134,9 @@ struct Driver<M> {
     unwritten: Option<Persist>,
     /// Work on snapshots in another thread, which holds the directory until it ends.
     job: Option<tokio::task::JoinHandle<JobDone>>,
+    /// When and how fast the files are read again, and how far that is.
+    pace: Pace,
+    pass: Pass,
     /// How often the members had changed when they were read.
     membership_changes: u64,
     /// Members by raft id and by name; read again when somebody is not there.
@@ -129,7 +148,9 @@ impl<M: Machine> Driver<M> {
     async fn run(&mut self) -> Result<(), Stopped> {
         self.turn();
         while !self.shared.is_closed() && !self.node.is_stopped() {
-            let due = self.core.poll_timeout().map(|due| self.shared.clock.instant(due));
+            let due = earliest(self.core.poll_timeout(), self.store.poll_timeout());
+            let due = earliest(due, self.scrub_due());
+            let due = due.map(|due| self.shared.clock.instant(due));
             let timer = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due).await,
@@ -142,9 +163,21 @@ impl<M: Machine> Driver<M> {
                     None => std::future::pending().await,
                 }
             };
+            let scrub = async {
+                match &mut self.pass {
+                    Pass::Reading(job) => job.await,
+                    Pass::Between(_) | Pass::Quiet => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = timer => {}
+                read = scrub => {
+                    self.pass = Pass::Quiet;
+                    let (scrubber, step) =
+                        read.map_err(|error| Stopped::new(StopCause::Failed, &error))?;
+                    self.scrubbed(scrubber, &step);
+                }
                 done = job => {
                     self.job = None;
                     // An image that panics would do so again at every attempt.
@@ -152,17 +185,26 @@ impl<M: Machine> Driver<M> {
                     self.core.job_done(done);
                 }
             }
+            self.scrub();
             self.turn();
             if self.core.has_more() {
                 tokio::task::yield_now().await;
             }
             if let Some(failure) = self.core.failure() {
-                return Err(Stopped::new(StopCause::Failed, &failure));
+                let cause = match self.core.is_condemned() {
+                    true => {
+                        if let Err(error) = self.store.condemn(failure) {
+                            tracing::error!(%error, "the directory cannot be marked as damaged");
+                        }
+                        StopCause::Corrupt
+                    }
+                    false => StopCause::Failed,
+                };
+                return Err(Stopped::new(cause, &failure));
             }
         }
-        // Only a hint for the next start, which finds out by itself otherwise.
-        self.store.store_commit(self.core.consensus().commit()).ok();
-        Ok(())
+        let commit = self.core.consensus().commit();
+        self.store.close(commit).map_err(|error| Stopped::new(StopCause::Failed, &error))
     }
 
     fn turn(&mut self) {
@@ -181,6 +223,9 @@ impl<M: Machine> Driver<M> {
                 lost.push(to);
             }
         });
+        if let Err(error) = self.store.sync_due(self.shared.clock.now()) {
+            self.core.fail(error.to_string());
+        }
         for raft_id in lost {
             // A member that joined since the names were read is reached with the next message.
             if !self.names.contains_key(&raft_id) {
@@ -217,8 +262,53 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    /// Waits until nobody writes into the directory any more.
+    /// When the next step of reading the files again begins.
+    fn scrub_due(&self) -> Option<Time> {
+        match self.pass {
+            Pass::Reading(_) => None,
+            Pass::Between(_) | Pass::Quiet => self.pace.due(),
+        }
+    }
+
+    /// Begins the next step, if it is time.
+    fn scrub(&mut self) {
+        if self.scrub_due().is_none_or(|due| due > self.shared.clock.now()) {
+            return;
+        }
+        let mut scrubber = match std::mem::replace(&mut self.pass, Pass::Quiet) {
+            Pass::Between(scrubber) => scrubber,
+            Pass::Quiet | Pass::Reading(_) => Box::new(self.store.scrubber()),
+        };
+        let (bytes, log) = (self.pace.step_bytes(), self.store.log());
+        self.pass = Pass::Reading(tokio::task::spawn_blocking(move || {
+            let step = scrubber.step(bytes);
+            // With the log goes the lock of the directory.
+            drop(log);
+            (scrubber, step)
+        }));
+    }
+
+    fn scrubbed(&mut self, scrubber: Box<Scrubber>, step: &Step) {
+        self.core.scrubbed(step);
+        let now = self.shared.clock.now();
+        match step {
+            Step::Ended => self.pace.ended(now),
+            Step::Damaged { .. } | Step::Failed { .. } => {
+                self.pace.stepped(now, self.pace.step_bytes() as u64);
+                self.pass = Pass::Between(scrubber);
+            }
+            Step::Read(bytes) => {
+                self.pace.stepped(now, *bytes);
+                self.pass = Pass::Between(scrubber);
+            }
+        }
+    }
+
+    /// Waits until nobody uses the directory any more.
     async fn end_job(&mut self) {
+        if let Pass::Reading(job) = std::mem::replace(&mut self.pass, Pass::Quiet) {
+            drop(job.await);
+        }
         if let Some(job) = self.job.take() {
             self.store.files().cancel();
             drop(job.await);
@@ -254,7 +344,9 @@ impl<M: Machine> Driver<M> {
                 Input::Read { query, deadline, reply } => self.core.read(query, deadline, reply),
                 Input::ReadStale { query, reply } => {
                     let (index, response) = self.core.read_stale(&query);
-                    let (term, level) = (self.core.consensus().term(), AckLevel::Quorum);
+                    let consensus = self.core.consensus();
+                    let level = AckLevel::Quorum.held(consensus.is_durable());
+                    let term = consensus.term();
                     drop(reply.send(Ok(Applied { index, term, level, response })));
                 }
                 Input::Status { reply } => drop(reply.send(Box::new(self.status()))),
@@ -304,14 +396,22 @@ impl<M: Machine> Driver<M> {
     }
 
     fn member_change(&self, verb: Verb, name: &Bytes) -> Result<MemberChange, ReplicaError> {
+        let (former, name) = match (verb, name.split_first_chunk::<8>()) {
+            (Verb::Replace, Some((former, name))) => (u64::from_le_bytes(*former), name),
+            (Verb::Replace, None) => return Err(ReplicaError::MemberName),
+            (Verb::Add | Verb::Promote | Verb::Remove | Verb::Transfer, _) => (0, &name[..]),
+        };
         let text = String::from_utf8_lossy(name);
         let node = NodeId::new(&text).map_err(|_| ReplicaError::MemberName)?;
         Ok(match verb {
-            Verb::Add => {
+            Verb::Add | Verb::Replace => {
                 let Some(raft_id) = self.announced(&node) else {
                     return Err(ReplicaError::MemberUnknown { node });
                 };
-                MemberChange::AddLearner { node, raft_id }
+                match verb == Verb::Replace {
+                    true => MemberChange::Replace { node, former, raft_id },
+                    false => MemberChange::AddLearner { node, raft_id },
+                }
             }
             Verb::Promote => MemberChange::Promote(node),
             Verb::Remove => MemberChange::Remove(node),

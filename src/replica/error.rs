@@ -24,6 +24,12 @@ pub enum ReplicaError {
         /// The limit.
         bytes_max: usize,
     },
+    /// No member of this name has the directory that is to be replaced. Nothing was changed.
+    #[error("no member has that directory of {node}")]
+    DirectoryUnknown {
+        /// Whose it was.
+        node: NodeId,
+    },
     /// Fewer replicas are in sync than the write asks for. It was not proposed.
     #[error("{in_sync} replicas are in sync, and the write asks for {min_insync}")]
     InsufficientIsr {
@@ -132,6 +138,7 @@ impl ReplicaError {
             Self::ChangePending => ErrorCode::ChangePending,
             Self::CommandEmpty => ErrorCode::InvalidPayload,
             Self::CommandTooLarge { .. } => ErrorCode::PayloadTooLarge,
+            Self::DirectoryUnknown { .. } => ErrorCode::DirectoryUnknown,
             Self::InsufficientIsr { .. } => ErrorCode::InsufficientIsr,
             Self::Io { .. } => ErrorCode::IoError,
             Self::MemberExists { .. } => ErrorCode::MemberExists,

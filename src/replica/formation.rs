@@ -12,9 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handle::{Phase, ReplicaSettings, Shared, StopCause};
+use super::handle::{Phase, ReplicaSettings, Shared, StopCause, Stopped};
+use super::rejoin::{self, Rejoin};
 use super::snapshot::SnapshotError;
 use super::store::{Store, StoreError};
+use super::sync::Confidence;
+use crate::consensus::LogError;
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap, Member};
 use crate::id::NodeId;
 use crate::node::Node;
@@ -36,6 +39,8 @@ pub(super) enum FormationError {
     Closed,
     #[error("{file}: {error}")]
     Io { file: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Log(LogError),
     #[error("{file} holds no raft id: restore it, or remove this member and add it again")]
     Malformed { file: PathBuf },
     #[error("{node} is not among the initial members")]
@@ -59,14 +64,18 @@ impl FormationError {
             | Self::Outsider { .. }
             | Self::Owner { .. } => StopCause::Configuration,
             Self::Closed => StopCause::Asked,
-            Self::Io { .. } => StopCause::Failed,
-            Self::Malformed { .. } | Self::Store(StoreError::Bootstrap(_)) => StopCause::Corrupt,
+            Self::Io { .. } | Self::Log(_) => StopCause::Failed,
+            Self::Malformed { .. }
+            | Self::Store(StoreError::Bootstrap(_) | StoreError::Condemned { .. }) => {
+                StopCause::Corrupt
+            }
             Self::Store(StoreError::Incomplete { .. }) => StopCause::Configuration,
             Self::Store(StoreError::Snapshot(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Snapshot(
                 SnapshotError::Foreign { .. } | SnapshotError::NewerFormat { .. },
             )) => StopCause::Configuration,
             Self::Store(StoreError::Snapshot(_)) => StopCause::Failed,
+            Self::Store(StoreError::Mark { .. }) => StopCause::Failed,
             Self::Store(StoreError::Copy { .. } | StoreError::Restore(_)) => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Wal(error)) if error.is_of_others() => StopCause::Configuration,
@@ -83,16 +92,40 @@ pub(super) async fn form(
     settings: &ReplicaSettings,
     shared: &Shared,
 ) -> Result<Store, FormationError> {
+    let mut store = open_or_create(disk, node, name, settings, shared).await?;
+    store.begin(settings.sync)?;
+    Ok(store)
+}
+
+async fn open_or_create(
+    disk: Arc<dyn Disk>,
+    node: &Node,
+    name: &str,
+    settings: &ReplicaSettings,
+    shared: &Shared,
+) -> Result<Store, FormationError> {
     let dir = settings.data_dir.as_path();
+    let io = |error| FormationError::Io { file: dir.to_owned(), error };
+    rejoin::resume(disk.as_ref(), dir).map_err(io)?;
     match Store::open(Arc::clone(&disk), dir, settings.wal) {
-        Ok(Some(store)) => return adopt(disk.as_ref(), dir, node, name, store),
+        Ok(Some(store)) => {
+            check_owner(&store, node)?;
+            match in_doubt(disk.as_ref(), dir, &store)? {
+                None => return adopt(disk.as_ref(), dir, node, name, store),
+                Some(rejoin) => {
+                    rejoin.wait_for_leader(node, name, shared).await?;
+                    rejoin.set_aside(disk.as_ref(), dir).map_err(io)?;
+                }
+            }
+        }
         Ok(None) | Err(StoreError::Incomplete { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    if settings.join {
+    let rejoin = Rejoin::read(disk.as_ref(), dir).map_err(io)?;
+    if settings.join || rejoin.is_some() {
         let raft_id = raft_id(disk.as_ref(), dir)?;
         announce(node, name, raft_id, None);
-        let bootstrap = find_cluster(node, name, shared).await?;
+        let bootstrap = find_cluster(node, name, shared, rejoin.as_ref()).await?;
         let id = node.id().clone();
         let store = Store::create(Arc::clone(&disk), dir, settings.wal, id, raft_id, &bootstrap)?;
         return adopt(disk.as_ref(), dir, node, name, store);
@@ -117,15 +150,51 @@ fn adopt(
     name: &str,
     store: Store,
 ) -> Result<Store, FormationError> {
+    check_owner(&store, node)?;
     let identity = store.identity();
-    if identity.node != *node.id() {
-        let owner = identity.node.clone();
-        return Err(FormationError::Owner { owner, node: node.id().clone() });
-    }
     // From here on the raft id lives and dies with the log: who lost the one has lost the other.
     forget_raft_id(disk, dir)?;
     announce(node, name, identity.raft_id, Some(identity.cluster.to_string()));
     Ok(store)
+}
+
+fn check_owner(store: &Store, node: &Node) -> Result<(), FormationError> {
+    let owner = &store.identity().node;
+    if owner == node.id() {
+        return Ok(());
+    }
+    Err(FormationError::Owner { owner: owner.clone(), node: node.id().clone() })
+}
+
+/// What has to be done before a directory may be used that was not closed in order.
+fn in_doubt(disk: &dyn Disk, dir: &Path, store: &Store) -> Result<Option<Rejoin>, FormationError> {
+    if store.confidence() == Confidence::Whole {
+        return Ok(None);
+    }
+    let rejoin = Rejoin::of(disk, dir, store).map_err(FormationError::Log)?;
+    if rejoin.is_none() {
+        // Nobody else can have what is lost, or be misled by its being gone.
+        tracing::warn!("writes of the time before the system went down may be lost");
+    }
+    Ok(rejoin)
+}
+
+/// Gives a replica that began anew the place of its former self, if it did. Returns only if that is
+/// not possible.
+pub(super) async fn finish(
+    (disk, dir): (Arc<dyn Disk>, PathBuf),
+    node: Node,
+    name: &'static str,
+    shared: &Arc<Shared>,
+) -> Stopped {
+    match Rejoin::read(disk.as_ref(), &dir) {
+        Ok(Some(rejoin)) => {
+            let reason = rejoin.finish((disk, dir), node, name, Arc::clone(shared)).await;
+            Stopped::new(StopCause::Configuration, &reason)
+        }
+        Ok(None) => std::future::pending().await,
+        Err(error) => Stopped::new(StopCause::Failed, &error),
+    }
 }
 
 fn announce(node: &Node, name: &str, raft_id: u64, cluster: Option<String>) {
@@ -156,6 +225,7 @@ async fn find_cluster(
     node: &Node,
     name: &str,
     shared: &Shared,
+    rejoin: Option<&Rejoin>,
 ) -> Result<Bootstrap, FormationError> {
     let label = cluster_label(name);
     let mut events = node.events();
@@ -163,6 +233,9 @@ async fn find_cluster(
     loop {
         for peer in node.peers() {
             let Some(cluster) = peer.labels.get(&label) else { continue };
+            if rejoin.is_some_and(|rejoin| !rejoin.is_of(cluster)) {
+                continue;
+            }
             let subject = super::service::bootstrap_subject(name);
             let request = node.system_request(&peer.node, &subject, bytes::Bytes::new());
             let Ok(bytes) = request.timeout(ASK_TIMEOUT).await else { continue };

@@ -18,6 +18,7 @@ use super::service::{Operation, Verb};
 use super::session::{Outcome, Sessions, Submission};
 use super::setup::Options;
 use super::status::Status;
+use super::sync::SyncMode;
 use super::{driver, formation, service};
 use crate::consensus::Role;
 use crate::id::NodeId;
@@ -48,6 +49,10 @@ pub struct ReplicaSettings {
     /// that has begun: it waits until a linked node runs a replica, and takes part once it was
     /// [added](Replica::add_learner). `members` is not looked at then.
     pub join: bool,
+    /// When writes reach the disk [default: [`SyncMode::Always`]]. With another mode the level of
+    /// every answer says that copies may be in memory only, and a replica whose machine went down
+    /// does not vote until it has begun anew as a learner.
+    pub sync: SyncMode,
     /// Sizes of the log.
     pub wal: wal::Options,
     /// Times and limits.
@@ -61,6 +66,7 @@ impl ReplicaSettings {
             data_dir: data_dir.into(),
             members,
             join: false,
+            sync: SyncMode::Always,
             wal: wal::Options::default(),
             options: Options::default(),
         }
@@ -92,6 +98,10 @@ pub enum Progress {
         /// Members that have not been seen.
         missing: Vec<NodeId>,
     },
+    /// It may have lost writes that it had confirmed, and stays out until the others have a leader.
+    /// Then it begins anew as a learner. If all of them went down, an operator has to
+    /// [recover](super::recover()) one of the directories.
+    Doubtful,
     /// It takes part.
     Running(Box<Status>),
     /// It does not take part, and says why.
@@ -195,6 +205,7 @@ impl Drop for Held {
 
 /// See [`Progress`].
 pub(super) enum Phase {
+    Doubtful,
     Forming(Vec<NodeId>),
     Running,
     Stopped(Stopped),
@@ -275,8 +286,8 @@ impl Shared {
     fn not_formed(&self) -> ReplicaError {
         match &*self.progress.lock() {
             Phase::Forming(missing) => ReplicaError::NotFormed { missing: missing.clone() },
-            // It has begun, or ended, this very moment.
-            Phase::Running | Phase::Stopped(_) => ReplicaError::NoQuorum,
+            // It waits for others to lead, or has begun, or ended, this very moment.
+            Phase::Doubtful | Phase::Running | Phase::Stopped(_) => ReplicaError::NoQuorum,
         }
     }
 
@@ -393,6 +404,7 @@ impl Replica {
         tokio::spawn(async move {
             // Whoever waits must hear of a panic, too.
             let _guard = PanicGuard(Arc::clone(&running));
+            let files = (Arc::clone(&disk), settings.data_dir.clone());
             let started = tokio::select! {
                 started = formation::form(disk, &of_node, name, &settings, &running) => started,
                 () = closed(&running) => Err(formation::FormationError::Closed),
@@ -401,7 +413,12 @@ impl Replica {
                 Ok(store) => {
                     let node = of_node.clone();
                     let machine = Sessions::new(machine);
-                    driver::run(node, name, settings.options, store, machine, &running).await
+                    let rejoined = formation::finish(files, node.clone(), name, &running);
+                    let options = settings.options;
+                    tokio::select! {
+                        ended = driver::run(node, name, options, store, machine, &running) => ended,
+                        stopped = rejoined => Err(stopped),
+                    }
                 }
                 Err(error) => Err(Stopped::new(error.cause(), &error)),
             };
@@ -463,7 +480,7 @@ impl Replica {
         match &*self.handle.shared.progress.lock() {
             Phase::Stopped(stopped) => ReplicaError::Io { reason: stopped.reason.clone() },
             Phase::Forming(missing) => ReplicaError::NotFormed { missing: missing.clone() },
-            Phase::Running => ReplicaError::NoQuorum,
+            Phase::Doubtful | Phase::Running => ReplicaError::NoQuorum,
         }
     }
 
@@ -625,6 +642,7 @@ impl WeakReplica {
 impl Shared {
     pub(super) async fn status(&self) -> Progress {
         match &*self.progress.lock() {
+            Phase::Doubtful => return Progress::Doubtful,
             Phase::Forming(missing) => return Progress::Forming { missing: missing.clone() },
             Phase::Stopped(stopped) => return Progress::Stopped(stopped.clone()),
             Phase::Running => {}

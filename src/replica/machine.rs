@@ -45,6 +45,13 @@ pub trait Machine {
         None
     }
 
+    /// Whether a query that [waits](Self::poll_query), and had no answer after index `since`, may
+    /// have one now. It is asked for each of them whenever commands were applied, so it must be
+    /// cheap; one that may is polled.
+    fn may_answer(&self, _query: &Bytes, _since: u64) -> bool {
+        true
+    }
+
     /// Which command this is, if it says so: all submissions of one command have the same id.
     fn command_id(&self, _command: &Bytes) -> Option<CommandId> {
         None
@@ -60,6 +67,12 @@ pub trait Machine {
     /// All alarms that are set, for a replica that begins to lead.
     fn alarms(&self) -> Vec<Alarm> {
         Vec::new()
+    }
+
+    /// A command that changes nothing and [marks](Effects::mark) its place; none if the machine has
+    /// none. The replica that leads proposes it from time to time.
+    fn mark(&self) -> Option<Bytes> {
+        None
     }
 
     /// The whole state as it is now. Taken between two commands, so it must be cheap: what costs
@@ -118,12 +131,18 @@ pub struct Alarm {
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(super) alarms: Vec<(u64, Option<Alarm>)>,
+    pub(super) marked: bool,
 }
 
 impl Effects {
     /// Sets an alarm; the one with its id, if there is one, is replaced and counts anew.
     pub fn set_alarm(&mut self, alarm: Alarm) {
         self.alarms.push((alarm.id, Some(alarm)));
+    }
+
+    /// Has the replicas compare their states as they are after this command.
+    pub fn mark(&mut self) {
+        self.marked = true;
     }
 
     /// Removes an alarm, if it is set.

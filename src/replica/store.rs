@@ -5,25 +5,36 @@
 //!
 //! Touches the disk only through [`wal::Disk`], so a simulation runs this very code.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::condemned;
 use super::core::{Core, Done};
 use super::machine::{InvalidSnapshot, Machine};
+use super::scrub::Scrubber;
 use super::snapshot::{Loaded, SnapshotError, SnapshotFiles};
+use super::sync::{self, Confidence, SyncMode};
 use super::transfer::FileWork;
 use crate::consensus::membership::{Bootstrap, InvalidBootstrap};
 use crate::consensus::{Log, LogError, Persist, Snapshot};
 use crate::id::NodeId;
+use crate::timer::Time;
 use crate::wal::{self, Disk, Entry, HardState, Identity, Point, Wal, WalError};
 
 /// The disk of one replica.
 #[derive(Debug)]
 pub struct Store {
     wal: Arc<Mutex<Wal>>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    confidence: Confidence,
+    mode: SyncMode,
+    /// When [`Self::sync_due`] found something unsynced first.
+    unsynced_since: Option<Time>,
     identity: Identity,
     bootstrap: Bootstrap,
     files: SnapshotFiles,
@@ -41,6 +52,17 @@ pub enum StoreError {
     /// The first members as stored make no sense; the directory is damaged.
     #[error("the stored members cannot be: {0}")]
     Bootstrap(#[from] InvalidBootstrap),
+    /// The replica was found to be damaged, and stopped for good.
+    #[error(
+        "{} is not to be used any more: {reason}; put it aside and join again: zmesh repair --rejoin",
+        dir.display()
+    )]
+    Condemned {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The log of another directory, which was to be taken over, cannot be read.
     #[error("cannot read the log: {reason}")]
     Copy {
@@ -53,6 +75,14 @@ pub enum StoreError {
     Incomplete {
         /// Whose it is.
         identity: Identity,
+    },
+    /// The mark of unsynced writes could not be read, left or taken away.
+    #[error("{}: {source}", file.display())]
+    Mark {
+        /// Its file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// The machine does not understand a snapshot that is whole.
     #[error("the snapshot cannot be restored: {0}")]
@@ -70,8 +100,10 @@ impl StoreError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Bootstrap(_)
+            | Self::Condemned { .. }
             | Self::Copy { .. }
             | Self::Incomplete { .. }
+            | Self::Mark { .. }
             | Self::Restore(_)
             | Self::Snapshot(_) => false,
             Self::Wal(error) => error.is_retryable(),
@@ -132,11 +164,86 @@ impl Store {
         options: wal::Options,
     ) -> Result<Option<Self>, StoreError> {
         let Some(identity) = Wal::identity(disk.as_ref(), dir)? else { return Ok(None) };
+        let condemned = condemned::read(disk.as_ref(), dir);
+        let io = |source| WalError::Io { operation: "read", file: dir.to_path_buf(), source };
+        if let Some(reason) = condemned.map_err(io)? {
+            return Err(StoreError::Condemned { dir: dir.to_path_buf(), reason });
+        }
         let (wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
         Self::with(disk, dir, wal, identity).map(Some)
     }
 
-    /// Writes and syncs everything in `persist`. When it returns, [`Core::persisted`] may be told.
+    /// What is known of the writes that were here when the directory was opened.
+    pub fn confidence(&self) -> Confidence {
+        self.confidence
+    }
+
+    /// Chooses when writes are synced [default: [`SyncMode::Always`]]. Before, everything is: opening
+    /// a log syncs it. The caller has looked at [`Self::confidence`]: what it said is forgotten with this.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the directory may not be written without syncing.
+    pub fn begin(&mut self, mode: SyncMode) -> Result<(), StoreError> {
+        let (disk, dir) = (self.disk.as_ref(), self.dir.as_path());
+        let marked = match mode {
+            SyncMode::Always => sync::unmark(disk, dir),
+            SyncMode::Interval(_) | SyncMode::Never => sync::mark(disk, dir),
+        };
+        marked.map_err(|source| StoreError::Mark { file: sync::file(dir), source })?;
+        self.mode = mode;
+        Ok(())
+    }
+
+    /// When [`Self::sync_due`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        match self.mode {
+            SyncMode::Interval(interval) => self.unsynced_since.map(|since| since + interval),
+            SyncMode::Always | SyncMode::Never => None,
+        }
+    }
+
+    /// Syncs what was written, if the interval has passed since the first call that found something.
+    /// A driver calls it with every turn.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the core must be told to [`Core::fail`].
+    pub fn sync_due(&mut self, now: Time) -> Result<(), StoreError> {
+        let mut wal = self.wal.lock();
+        if !wal.has_unsynced() {
+            self.unsynced_since = None;
+            return Ok(());
+        }
+        let since = *self.unsynced_since.get_or_insert(now);
+        if let SyncMode::Interval(interval) = self.mode
+            && now >= since + interval
+        {
+            wal.sync()?;
+            self.unsynced_since = None;
+        }
+        Ok(())
+    }
+
+    /// Syncs everything and says so in the directory: the replica stops in order. The commit index is
+    /// remembered, so that the next start applies up to it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the next start may take it for one that did not stop in order.
+    pub fn close(&mut self, commit: u64) -> Result<(), StoreError> {
+        self.wal.lock().sync()?;
+        self.store_commit(commit)?;
+        self.begin(SyncMode::Always)
+    }
+
+    /// When writes are synced.
+    pub fn mode(&self) -> SyncMode {
+        self.mode
+    }
+
+    /// Writes everything in `persist`, and syncs it unless [`Self::begin`] said otherwise. When it
+    /// returns, [`Core::persisted`] may be told.
     ///
     /// # Errors
     ///
@@ -150,11 +257,15 @@ impl Store {
         // gone, a commit index must not cover it.
         if let Some(hard_state) = persist.hard_state {
             let commit = hard_state.commit.min(replaced - 1);
+            wal.sync()?;
             wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         if !persist.entries.is_empty() {
             wal.append(&persist.entries)?;
-            wal.sync()?;
+            // A commit index is kept as far as the log is synced.
+            if self.mode == SyncMode::Always || persist.hard_state.is_some() {
+                wal.sync()?;
+            }
         }
         // And last the commit index, if it covers what was written: a change of the members that is
         // about to be applied must not be forgotten.
@@ -177,6 +288,22 @@ impl Store {
             wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         Ok(())
+    }
+
+    /// Writes down that no replica may start on this directory any more.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says; the next start may be tried.
+    pub fn condemn(&self, reason: &str) -> io::Result<()> {
+        condemned::write(self.disk.as_ref(), &self.dir, reason)
+    }
+
+    /// Begins to read all files again that are not written any more.
+    pub(super) fn scrubber(&self) -> Scrubber {
+        let (disk, identity) = (Arc::clone(&self.disk), self.identity.clone());
+        let sealed = self.wal.lock().sealed();
+        Scrubber::new(disk, identity, self.files.clone(), sealed)
     }
 
     /// Whether there is room for more entries; tries to make some if there was none.
@@ -255,7 +382,10 @@ impl Store {
     ///
     /// [`StoreError`]: the entries may be there or not.
     pub fn compact(&mut self, index: u64) -> Result<(), StoreError> {
-        Ok(self.wal.lock().compact(index)?)
+        let mut wal = self.wal.lock();
+        // Only what is synced can be forgotten.
+        wal.sync()?;
+        Ok(wal.compact(index)?)
     }
 
     fn with(
@@ -267,8 +397,11 @@ impl Store {
         if wal.bootstrap().is_empty() {
             return Err(StoreError::Incomplete { identity });
         }
+        let confidence = sync::confidence(disk.as_ref(), dir);
+        let confidence =
+            confidence.map_err(|source| StoreError::Mark { file: sync::file(dir), source })?;
         let bootstrap = Bootstrap::decode(wal.bootstrap())?;
-        let files = SnapshotFiles::new(disk, dir, identity.cluster);
+        let files = SnapshotFiles::new(Arc::clone(&disk), dir, identity.cluster);
         files.sweep()?;
         let mut loaded = files.load(wal.compaction().index)?;
         if let Some(Snapshot { point, .. }) = loaded.newest
@@ -281,7 +414,21 @@ impl Store {
         }
         let reached = wal.compaction().index;
         loaded.older.retain(|older| older.index >= reached);
-        Ok(Self { wal: Arc::new(Mutex::new(wal)), identity, bootstrap, files, loaded })
+        let (dir, mode) = (dir.to_path_buf(), SyncMode::Always);
+        let wal = Arc::new(Mutex::new(wal));
+        let unsynced_since = None;
+        Ok(Self {
+            wal,
+            disk,
+            dir,
+            confidence,
+            mode,
+            unsynced_since,
+            identity,
+            bootstrap,
+            files,
+            loaded,
+        })
     }
 }
 

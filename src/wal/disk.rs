@@ -82,6 +82,12 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// What the system says.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
 
+    /// Names the time for which the system of this disk has been up without a break: as long as it
+    /// is the same, every written byte is there, synced or not. None if it cannot tell.
+    fn boot(&self) -> Option<String> {
+        None
+    }
+
     /// Takes the lock on the existing file `path` for reading: others may too, but nobody may have
     /// it exclusively meanwhile. None when somebody does. A disk without shared locks takes the
     /// exclusive one.
@@ -206,6 +212,13 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    /// Linux draws an id at every boot. It speaks for file systems of this machine; one that another
+    /// machine serves may lose written bytes when that one goes down.
+    fn boot(&self) -> Option<String> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(boot.trim().to_owned()).filter(|boot| !boot.is_empty())
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {

@@ -397,6 +397,10 @@ impl Disk for MemoryDisk {
         Ok(Box::new(MemoryFile { disk: self.clone(), id, life: state.life }))
     }
 
+    fn boot(&self) -> Option<String> {
+        Some(format!("life-{}", self.state.lock().life))
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.attempt(Operation::Remove)?;

@@ -11,6 +11,7 @@ use serde_json::Value;
 mod directories;
 mod members;
 mod nodes;
+mod store;
 
 /// What one run of `zmesh` did.
 #[derive(Debug, PartialEq)]
@@ -67,6 +68,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "demo",
         "cluster",
         "kv",
+        "lock",
         "member",
         "request",
         "tick",
@@ -393,6 +395,7 @@ in_flight_max = 65536 # default
 # election_timeout is not set
 # in_sync_lag_max is not set
 # sync is not set
+# sync_interval is not set
 # segment_bytes is not set
 # snapshot_entries is not set
 # snapshot_bytes is not set

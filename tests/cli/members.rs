@@ -53,6 +53,14 @@ fn node_joins_votes_and_takes_the_place_of_the_first() {
     assert_eq!(rows[1][..3], ["kv", "a", "leader"], "{}", list.stdout);
     assert_eq!(rows[2][..3], ["kv", "b", "voter"], "{}", list.stdout);
 
+    let compared = served.run(&["check", "--online"]);
+    assert_eq!((compared.exit, compared.stderr.as_str()), (0, ""), "{}", compared.stdout);
+    let cells: Vec<Vec<&str>> =
+        compared.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(cells[0], ["SERVICE", "NODE", "INDEX", "HASH", "BYTES", "VERDICT"]);
+    assert_eq!((cells[1][1], cells[1][5], cells[2][1], cells[2][5]), ("a", "same", "b", "same"));
+    assert_eq!(cells[1][2..5], cells[2][2..5], "one entry, one sum");
+
     assert_eq!(served.run(&["member", "transfer", "b"]), done("kv: b leader\nlog0: b leader\n"));
     let removed = served.run(&["member", "remove", "a"]);
     let text =

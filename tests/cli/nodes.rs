@@ -96,12 +96,15 @@ fn keys_are_set_read_and_cleared() {
     assert_eq!(served.ready, "ready node=a address=ipc://socket\n");
     let run = |args: &[&str]| served.run(args);
 
-    // A write opens its session first, which is an entry of the log as well.
+    // A write opens a session first and ends it afterwards: both are entries of the log as well.
     assert_eq!(run(&["kv", "set", "colour", "green"]), done("OK revision 4\n"));
     assert_eq!(run(&["kv", "get", "colour"]), done("green"));
     assert_eq!(
         served.json(&["kv", "get", "colour"]),
-        json!({ "key": "colour", "value": "green", "encoding": "utf-8", "revision": 4 })
+        json!({
+            "key": "colour", "value": "green", "encoding": "utf-8",
+            "revision": 4, "created": 4, "version": 1,
+        })
     );
     assert_eq!(run(&["kv", "get", "--stale", "colour"]), done("green"));
     assert_eq!((run(&["kv", "get", ""]).exit, run(&["kv", "set", "", "x"]).exit), (2, 2));
@@ -117,7 +120,7 @@ fn keys_are_set_read_and_cleared() {
     let found = served.json(&["kv", "get", "bytes"]);
     assert_eq!((&found["value"], &found["encoding"]), (&json!("/wAK"), &json!("base64")));
 
-    assert_eq!(run(&["kv", "clear", "colour"]), done("OK revision 8\n"));
+    assert_eq!(run(&["kv", "clear", "colour"]), done("OK revision 10\n"));
     assert_eq!(run(&["kv", "get", "colour"]).exit, 1);
 
     // A restart loses nothing.
@@ -144,8 +147,8 @@ fn status_and_peers_describe_the_node() {
         ("/replica/phase", json!("running")),
         ("/replica/role", json!("leader")),
         ("/replica/leader", json!("a")),
-        ("/replica/commit", json!(4)),
-        ("/replica/applied", json!(4)),
+        ("/replica/commit", json!(5)),
+        ("/replica/applied", json!(5)),
         ("/replica/voters", json!(["a"])),
         ("/replica/followers", json!([])),
         ("/drops/ticks_refused_full", json!(0)),

@@ -174,23 +174,18 @@ impl History {
 
     fn check_read(&mut self, key: &Bytes, at_least: u64, response: &Bytes) -> Checked {
         self.reads += 1;
-        match Response::decode(response).map_err(|error| error.to_string())? {
-            Response::Value { revision, value } => {
-                ensure(revision >= at_least, || format!("read {revision}, acked {at_least}"))?;
-                let written = Command::Set { key: key.clone(), value }.encode();
-                let written = written.expect("within the limits");
-                ensure(self.index_of(&written) == Some(revision), || {
-                    format!("read at {revision} what was not written there")
-                })
-            }
-            // No client clears these keys.
-            Response::Absent { .. } => {
-                ensure(at_least == 0, || format!("absent, acked {at_least}"))
-            }
-            other @ (Response::Done { .. } | Response::Refused(_)) => {
-                Err(format!("read {other:?}"))
-            }
+        let response = Response::decode(response).map_err(|error| error.to_string())?;
+        if let Response::Value { revision, value } = response {
+            ensure(revision >= at_least, || format!("read {revision}, acked {at_least}"))?;
+            let written = Command::Set { key: key.clone(), value }.encode();
+            let written = written.expect("within the limits");
+            return ensure(self.index_of(&written) == Some(revision), || {
+                format!("read at {revision} what was not written there")
+            });
         }
+        // No client clears these keys.
+        let is_absent = matches!(response, Response::Absent { .. });
+        ensure(is_absent && at_least == 0, || format!("read {response:?}, acked {at_least}"))
     }
 }
 

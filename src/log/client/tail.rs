@@ -320,7 +320,7 @@ impl Source {
         let replicas = client.replicas();
         let turn = if client.is_local() { self.turn / 2 } else { self.turn };
         match replicas.get(turn % replicas.len().max(1)) {
-            Some(replica) => page(client.wait_at(replica, query).await?),
+            Some(replica) => page(client.wait_on(replica, query).await?),
             None => Err(ClientError::NoReplica.into()),
         }
     }

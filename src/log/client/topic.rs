@@ -14,7 +14,7 @@ use crate::id::NodeId;
 use crate::log::answer::{Answer, Batch, Page, TopicView};
 use crate::log::command::{Append, Command};
 use crate::log::error::Error;
-use crate::log::groups::Start;
+use crate::log::groups::{Group, GroupError, GroupStatus, Start};
 use crate::log::options::TopicOptions;
 use crate::log::query::{Query, Read};
 use crate::log::record::{InvalidRecord, Record};
@@ -278,6 +278,21 @@ impl Topic {
     /// A durable place in the topic, whether it exists or not.
     pub fn cursor(&self, name: impl Into<String>) -> Cursor {
         Cursor::new(self.clone(), name.into())
+    }
+
+    /// A group of consumers that share the work of the topic, whether it exists or not. A name that
+    /// can be none is refused by every operation.
+    pub fn group(&self, name: impl Into<String>) -> Group {
+        Group::new(self.clone(), name.into())
+    }
+
+    /// How the groups of consumers are doing, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError`]; it changes nothing.
+    pub async fn groups(&self) -> Result<Vec<GroupStatus>, GroupError> {
+        Group::all(self).await
     }
 
     /// The cursors of the topic by name, from behind `after` on (the empty one begins with the

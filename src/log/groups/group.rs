@@ -20,7 +20,7 @@ use super::wheel::{Wheel, WheelKind};
 
 /// The state of a group.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Group {
+pub(super) struct State {
     /// The index at which it was created, which no other group ever has.
     pub(super) id: u64,
     pub(super) options: GroupOptions,
@@ -77,7 +77,7 @@ pub(super) struct Member {
     pub(super) in_flight: u32,
 }
 
-impl Group {
+impl State {
     /// A group without members that begins at `start`.
     pub(super) fn new(id: u64, options: GroupOptions, start: u64) -> Self {
         Self {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::fields::{Input, Unreadable, put_list, put_options, put_text};
-use super::group::{Delayed, Group, InFlight, Member, Tried};
+use super::group::{Delayed, InFlight, Member, State, Tried};
 use super::options::{GROUPS_MAX, MEMBERS_MAX, check_name};
 use super::response::Counts;
 use super::wheel::Wheel;
@@ -58,7 +58,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Groups, InvalidSnapshot> {
     Ok(Groups { groups: groups.collect() })
 }
 
-fn put_group(out: &mut BytesMut, name: &str, group: &Group) {
+fn put_group(out: &mut BytesMut, name: &str, group: &State) {
     put_text(out, name);
     out.put_u64_le(group.id);
     put_options(out, &group.options);
@@ -98,10 +98,10 @@ fn put_tried(out: &mut BytesMut, offset: u64, tried: Tried) {
     out.put_u64_le(tried.delivery);
 }
 
-fn read_group(input: &mut Input<'_>) -> Result<(String, Group), Unreadable> {
+fn read_group(input: &mut Input<'_>) -> Result<(String, State), Unreadable> {
     let name = input.text()?;
     let (id, options, next) = (input.u64()?, input.options()?, input.u64()?);
-    let mut group = Group::new(id, options, next);
+    let mut group = State::new(id, options, next);
     group.deliveries = input.u64()?;
     group.delivery_wheel = read_wheel(input)?;
     group.member_wheel = read_wheel(input)?;
@@ -151,8 +151,8 @@ fn read_map<T>(
 }
 
 /// Whether commands could have made this group.
-fn is_possible(group: &Group) -> bool {
-    let Group { options, in_flight, available, delayed, dead, members, .. } = group;
+fn is_possible(group: &State) -> bool {
+    let State { options, in_flight, available, delayed, dead, members, .. } = group;
     let offsets =
         [in_flight.keys().collect(), available.keys().collect(), delayed.keys().collect()];
     let mut offsets: Vec<&u64> = offsets.into_iter().flat_map(|keys: Vec<_>| keys).collect();

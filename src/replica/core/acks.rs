@@ -259,7 +259,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             else {
                 break;
             };
-            let level = AckLevel::All.held(self.is_durable);
+            let level = AckLevel::All.held(self.consensus.is_durable());
             let result = Ok(Applied { index, term, level, response });
             self.done.push(Done { ticket, result });
         }
@@ -334,7 +334,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 continue;
             }
             if let Some(ticket) = operation.ticket.take() {
-                let level = AckLevel::Leader.held(self.is_durable);
+                let level = AckLevel::Leader.held(self.consensus.is_synced());
                 let result = Ok(Applied { index, term, level, response: Bytes::new() });
                 self.done.push(Done { ticket, result });
             }

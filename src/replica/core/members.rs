@@ -28,6 +28,16 @@ pub enum MemberChange {
     Promote(NodeId),
     /// A member is to go for good.
     Remove(NodeId),
+    /// A member with another directory, and so another raft id, takes the place of its former self,
+    /// as a learner.
+    Replace {
+        /// Its name.
+        node: NodeId,
+        /// The raft id of the directory that it had.
+        former: u64,
+        /// The raft id of the directory that it has.
+        raft_id: u64,
+    },
     /// A voter is to lead.
     Transfer(NodeId),
 }
@@ -43,14 +53,26 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if let Err(error) = self.leads() {
             return self.answer(ticket, Err(error));
         }
+        // Both memberships of a change count until it is left, so one name may stand for two.
+        let is_joint = self.consensus.membership().is_joint();
+        if is_joint && !matches!(change, MemberChange::Transfer(_)) {
+            return self.answer(ticket, Err(ReplicaError::ChangePending));
+        }
         let wanted = match change {
+            MemberChange::Replace { node, former, raft_id } => {
+                return match self.may_replace(&node, former, raft_id) {
+                    Ok(changes) if changes.is_empty() => self.answer_done(ticket),
+                    Ok(changes) => self.propose_changes(&changes, deadline, ticket),
+                    Err(error) => self.answer(ticket, Err(error)),
+                };
+            }
             MemberChange::AddLearner { node, raft_id } => self.may_add(node, raft_id),
             MemberChange::Promote(node) => self.may_promote(&node),
             MemberChange::Remove(node) => self.may_remove(&node),
             MemberChange::Transfer(node) => return self.hand_over(&node, deadline, ticket),
         };
         match wanted {
-            Ok(Some(change)) => self.propose_change(change, deadline, ticket),
+            Ok(Some(change)) => self.propose_changes(&[change], deadline, ticket),
             Ok(None) => self.answer_done(ticket),
             Err(error) => self.answer(ticket, Err(error)),
         }
@@ -108,22 +130,60 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if !member.voter {
             return Ok(Some(Change::Remove(member.raft_id)));
         }
+        self.spare(&member)?;
+        if member.raft_id != self.raft_id() {
+            return Ok(Some(Change::Remove(member.raft_id)));
+        }
+        self.hand_on();
+        Err(ReplicaError::NotLeader { leader: None })
+    }
+
+    /// Begins to hand the leadership to the voter that is nearest, if one answers.
+    pub(super) fn hand_on(&mut self) {
+        let voters = self.consensus.membership().members().filter(|member| member.voter);
+        let others = voters.map(|member| member.raft_id).filter(|other| *other != self.raft_id());
+        let others = others.filter(|other| self.is_active(*other));
+        if let Some(successor) = others.min_by_key(|other| self.lag(*other)) {
+            self.consensus.transfer(successor);
+        }
+    }
+
+    /// Whether the voters beside this one can do without it.
+    fn spare(&self, member: &Member) -> Result<(), ReplicaError> {
         let others = self.consensus.membership().members();
         let others = others.filter(|other| other.voter && other.raft_id != member.raft_id);
         let others: Vec<u64> = others.map(|other| other.raft_id).collect();
         let answering = others.iter().filter(|other| self.is_active(**other)).count();
         if answering <= others.len() / 2 {
-            let voters = others.len();
-            return Err(ReplicaError::QuorumAtRisk { node: node.clone(), answering, voters });
+            let (node, voters) = (member.node.clone(), others.len());
+            return Err(ReplicaError::QuorumAtRisk { node, answering, voters });
         }
-        if member.raft_id != self.raft_id() {
-            return Ok(Some(Change::Remove(member.raft_id)));
+        Ok(())
+    }
+
+    /// In one step, so that there is no moment at which the member is none, and none at which a
+    /// repeated request could remove its new self.
+    fn may_replace(
+        &self,
+        node: &NodeId,
+        former: u64,
+        raft_id: u64,
+    ) -> Result<Vec<Change>, ReplicaError> {
+        let mut members = self.consensus.membership().members();
+        let member = members.find(|member| member.node == *node);
+        let unknown = || ReplicaError::DirectoryUnknown { node: node.clone() };
+        let member = member.ok_or_else(unknown)?;
+        if member.raft_id == raft_id {
+            return Ok(Vec::new());
         }
-        let successor = others.into_iter().filter(|other| self.is_active(*other));
-        if let Some(successor) = successor.min_by_key(|other| self.lag(*other)) {
-            self.consensus.transfer(successor);
+        if member.raft_id != former || former == self.raft_id() {
+            return Err(unknown());
         }
-        Err(ReplicaError::NotLeader { leader: None })
+        if member.voter {
+            self.spare(&member)?;
+        }
+        let learner = Member { raft_id, node: node.clone(), voter: false };
+        Ok(vec![Change::Remove(former), Change::Add(learner)])
     }
 
     fn hand_over(&mut self, node: &NodeId, deadline: Time, ticket: T) {
@@ -139,8 +199,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.answer_handovers();
     }
 
-    fn propose_change(&mut self, change: Change, deadline: Time, ticket: T) {
-        match self.consensus.propose_changes(&[change]) {
+    fn propose_changes(&mut self, changes: &[Change], deadline: Time, ticket: T) {
+        match self.consensus.propose_changes(changes) {
             Ok(at) => {
                 self.expire_at(deadline);
                 let operation = Operation::new(bytes::Bytes::new(), deadline, ticket);

@@ -2,6 +2,8 @@
 //!
 //! Pure.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::{Applied, Core, Operation};
@@ -102,9 +104,17 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if self.pending_seen == self.applied {
             return;
         }
-        self.pending_seen = self.applied;
+        let since = std::mem::replace(&mut self.pending_seen, self.applied);
+        // Many ask the same: what wakes one of them wakes all.
+        let mut answers = BTreeMap::new();
         for operation in std::mem::take(&mut self.pending) {
-            match self.machine.poll_query(&operation.bytes, &self.past()) {
+            if !self.machine.may_answer(&operation.bytes, since) {
+                self.pending.push(operation);
+                continue;
+            }
+            let known = answers.entry(operation.bytes.clone());
+            let poll = || self.machine.poll_query(&operation.bytes, &self.past());
+            match known.or_insert_with(poll).clone() {
                 Some(response) => {
                     self.read_count -= 1;
                     self.answer_query(operation.ticket, response);
@@ -116,7 +126,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     pub(super) fn answer_query(&mut self, ticket: impl Into<Option<T>>, response: Bytes) {
         let (index, term) = (self.applied, self.consensus.term());
-        let level = AckLevel::Quorum.held(self.is_durable);
+        let level = AckLevel::Quorum.held(self.consensus.is_durable());
         self.answer(ticket, Ok(Applied { index, term, level, response }));
     }
 }

@@ -132,14 +132,14 @@ fn snapshot_that_cannot_be_is_refused() {
     for cut in 0..bytes.len() {
         assert!(Groups::decode(&bytes[..cut]).is_err(), "cut at {cut}");
     }
-    let spoilt = |spoil: fn(&mut Group)| {
+    let spoilt = |spoil: fn(&mut State)| {
         let mut groups = groups.clone();
         spoil(Arc::make_mut(groups.groups.get_mut("g").unwrap()));
         Groups::decode(&groups.encode())
     };
     assert!(spoilt(|_| {}).is_ok());
     for (number, spoil) in [
-        (|group| group.available.extend([(1, group.available[&2])])) as fn(&mut Group),
+        (|group| group.available.extend([(1, group.available[&2])])) as fn(&mut State),
         |group| group.next = 1,
         |group| group.members.clear(),
         |group| group.deliveries = 1,

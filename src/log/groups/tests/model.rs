@@ -105,7 +105,7 @@ impl World {
         self.alarms.insert(alarm.id, (self.now + after, alarm.command));
     }
 
-    fn group(&self) -> &Group {
+    fn group(&self) -> &group::State {
         &self.topic.groups.groups["g"]
     }
 

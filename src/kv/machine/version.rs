@@ -1,0 +1,156 @@
+//! One version of one key, shared by everything that mentions it.
+//!
+//! Pure.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::command::Entry;
+
+/// What a version counts besides its bytes: about what it takes in memory.
+const OVERHEAD: u64 = 100;
+
+/// A value that a key got, or that it was cleared.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Version {
+    /// Index of the change.
+    pub(super) revision: u64,
+    /// Revision at which the key was created; 0 if it was cleared.
+    pub(super) created: u64,
+    /// Changes since then; 0 if it was cleared.
+    pub(super) version: u64,
+    /// The lease; 0 for none.
+    pub(super) lease: u64,
+    key_bytes: u32,
+    /// Key and value in one allocation of their own: the command they came with is a slice of a
+    /// frame, which would live as long as they.
+    bytes: Box<[u8]>,
+}
+
+impl Version {
+    pub(super) fn new(key: &[u8], value: &[u8], numbers: Numbers) -> Self {
+        let key_bytes = u32::try_from(key.len()).expect("keys are checked");
+        let Numbers { revision, created, version, lease } = numbers;
+        let bytes = [key, value].concat().into_boxed_slice();
+        Self { revision, created, version, lease, key_bytes, bytes }
+    }
+
+    /// That the key was cleared.
+    pub(super) fn cleared(key: &[u8], revision: u64) -> Self {
+        Self::new(key, &[], Numbers { revision, created: 0, version: 0, lease: 0 })
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_bytes as usize]
+    }
+
+    pub(super) fn value(&self) -> &[u8] {
+        &self.bytes[self.key_bytes as usize..]
+    }
+
+    pub(super) fn is_clear(&self) -> bool {
+        self.version == 0
+    }
+
+    /// What it counts against the limits of the store.
+    pub(super) fn cost(&self) -> u64 {
+        cost(self.key().len(), self.value().len())
+    }
+
+    pub(super) fn entry(&self) -> Entry {
+        Entry { value: Bytes::copy_from_slice(self.value()), ..self.entry_without_value() }
+    }
+
+    pub(super) fn entry_without_value(&self) -> Entry {
+        Entry {
+            key: Bytes::copy_from_slice(self.key()),
+            value: Bytes::new(),
+            revision: self.revision,
+            created: self.created,
+            version: self.version,
+            lease: Some(self.lease).filter(|lease| *lease != 0),
+        }
+    }
+}
+
+/// What a key and its value count against the limits of the store.
+pub(super) fn cost(key_bytes: usize, value_bytes: usize) -> u64 {
+    (key_bytes + value_bytes) as u64 + OVERHEAD
+}
+
+/// The numbers of a version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    pub(super) revision: u64,
+    pub(super) created: u64,
+    pub(super) version: u64,
+    pub(super) lease: u64,
+}
+
+/// A version by its key. Of equal keys there is one.
+#[derive(Clone, Debug)]
+pub(super) struct ByKey(pub(super) Arc<Version>);
+
+/// A version by its key, and then by its revision.
+#[derive(Clone, Debug)]
+pub(super) struct ByRevision(pub(super) Arc<Version>);
+
+impl ByRevision {
+    /// Something to look for.
+    pub(super) fn at(key: &[u8], revision: u64) -> Self {
+        Self(Arc::new(Version::cleared(key, revision)))
+    }
+
+    fn place(&self) -> (&[u8], u64) {
+        (self.0.key(), self.0.revision)
+    }
+}
+
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        self.0.key()
+    }
+}
+
+impl Ord for ByKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key().cmp(other.0.key())
+    }
+}
+
+impl PartialOrd for ByKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Ord for ByRevision {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for ByRevision {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByRevision {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for ByRevision {}
