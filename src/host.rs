@@ -208,17 +208,6 @@ impl Host {
         .await
     }
 
-    /// Waits until all of the replicas have stopped.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost if the future is dropped.
-    pub async fn all_stopped(&self) {
-        for (_, replica) in self.replicas() {
-            replica.stopped().await;
-        }
-    }
-
     /// Waits until another node says that the log has another number of groups, as long as a replica
     /// of this node has not begun: afterwards it is the other that is wrong. Pending for ever if that
     /// does not happen.
@@ -251,6 +240,18 @@ impl Host {
             }
         }
         false
+    }
+
+    /// Stops all replicas, and returns when the last has put its directory in order.
+    ///
+    /// # Cancel safety
+    ///
+    /// The replicas stop even if nobody waits for it.
+    pub async fn close(&self) {
+        self.stop();
+        for (_, replica) in self.replicas() {
+            replica.stopped().await;
+        }
     }
 
     /// Stops all replicas. What they acknowledged is on disk.

@@ -101,9 +101,8 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         ended = running => ended,
     };
     if let Some(host) = &host {
-        host.stop();
         // A disk that hangs must not keep the process.
-        drop(tokio::time::timeout(CLOSING_MAX, host.all_stopped()).await);
+        drop(tokio::time::timeout(CLOSING_MAX, host.close()).await);
     }
     drop(host);
     node.stop().await;
@@ -285,7 +284,7 @@ fn failure(stopped: &Stopped, config: Option<&ReplicaConfig>) -> Failure {
         StopCause::Configuration => Failure::new(Exit::Usage, &stopped.reason)
             .next(format!("check --id, --members and --data-dir ({dir})")),
         StopCause::Corrupt => Failure::coded(Exit::Corrupt, ErrorCode::Corrupt, &stopped.reason)
-            .next(format!("keep a copy of {dir} before anything is changed in it")),
+            .next(format!("see what is damaged, and what can be done: zmesh repair {dir}")),
     }
 }
 

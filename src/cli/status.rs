@@ -3,6 +3,7 @@
 use serde::Serialize;
 use zmesh::NodeId;
 use zmesh::consensus::Role;
+use zmesh::replica::Divergence;
 use zmesh::status::{self, ReplicaStatus, Running, Status};
 
 use super::client::{self, Client};
@@ -103,11 +104,11 @@ fn remarks(status: &Status) -> Vec<String> {
 /// What follows the name of whose replica it is.
 fn replica_remarks(replica: &ReplicaStatus) -> Vec<String> {
     match replica {
-        ReplicaStatus::Doubtful => vec![
-            " may have lost writes and stays out until the others have a leader; if all went down \
-             at once, one directory has to be recovered by force"
-                .to_owned(),
-        ],
+        ReplicaStatus::Doubtful => {
+            let doubtful = " may have lost writes and stays out until the others have a leader; if \
+                            all went down at once, one directory has to be recovered by force";
+            vec![doubtful.to_owned()]
+        }
         ReplicaStatus::Forming { missing } => vec![format!(" waits for {}", names(missing))],
         ReplicaStatus::Stopped(stopped) => {
             vec![format!(": the replica has stopped: {}", stopped.reason)]
@@ -115,19 +116,19 @@ fn replica_remarks(replica: &ReplicaStatus) -> Vec<String> {
         ReplicaStatus::Running(running) => {
             let full = " refuses writes: no space is left for the log".to_owned();
             let full = (!running.has_room).then_some(full);
-            let damage = running.damage.as_ref();
-            let damage = damage.map(|damage| format!(" goes on with a damaged file: {damage}"));
-            let divergence = running.divergence.iter().map(|divergence| {
-                format!(
-                    ": its state after entry {} differs from that of {}: see `zmesh check --online`",
-                    divergence.index,
-                    divergence.others.join(", ")
-                )
-            });
-            let lagging = under_replicated(running);
-            full.into_iter().chain(lagging).chain(damage).chain(divergence).collect()
+            let damaged = running.damage.as_ref();
+            let damaged = damaged.map(|damage| format!(" goes on with a damaged file: {damage}"));
+            let remarks = full.into_iter().chain(under_replicated(running)).chain(damaged);
+            remarks.chain(running.divergence.iter().map(|it| differs(it))).collect()
         }
     }
+}
+
+fn differs(divergence: &Divergence) -> String {
+    let (index, others) = (divergence.index, divergence.others.join(", "));
+    format!(
+        ": its state after entry {index} differs from that of {others}: see `zmesh check --online`"
+    )
 }
 
 fn under_replicated(running: &Running) -> Option<String> {

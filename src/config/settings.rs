@@ -76,8 +76,9 @@ groups! {
     }
     limits: LimitsSettings { payload_max, queue_messages, queue_bytes, peers_max, in_flight_max }
     replica: ReplicaSettings {
-        data_dir, members, join, log_groups, heartbeat_interval, election_timeout, in_sync_lag_max, sync,
-        sync_interval, segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part, promote_lag, scrub_rate,
+        data_dir, members, join, log_groups, heartbeat_interval, election_timeout, in_sync_lag_max,
+        sync, sync_interval, segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part,
+        promote_lag, scrub_rate,
         scrub_interval, hash_interval,
     }
     log: LogSettings { level, format }

@@ -26,7 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How a replica that leads keeps the log small.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Upkeep {
-    /// How often it looks [default: 5 s]. Larger: space comes back later. Smaller: nothing but a look.
+    /// How often it looks [default: 5 s]. Larger: space comes back later. Smaller: nothing but a
+    /// look.
     pub every: Duration,
     /// Bytes that the log may have beyond twice what is kept [default: 64 MiB; at least 1 MiB].
     /// Larger: more disk, and less is written twice. Smaller: the other way round.
@@ -88,6 +89,10 @@ async fn carry(replica: &Replica, slack_bytes: u64) -> Result<(), ReplicaError> 
 /// The command that the machine wants to have proposed, if it wants one.
 fn command(answer: &Bytes) -> Option<Bytes> {
     match Answer::decode(answer).ok()? {
+        Answer::Refused(refusal) => {
+            tracing::warn!(%refusal, "records cannot be carried forward: the log keeps all since");
+            None
+        }
         Answer::Spare(parts) if !parts.is_empty() => Command::Carry(parts).encode().ok(),
         Answer::Appended { .. }
         | Answer::Cursor(_)
@@ -96,7 +101,6 @@ fn command(answer: &Bytes) -> Option<Bytes> {
         | Answer::Group(_)
         | Answer::Offset(_)
         | Answer::Records(_)
-        | Answer::Refused(_)
         | Answer::Spare(_)
         | Answer::Topic(_)
         | Answer::Topics { .. } => None,
