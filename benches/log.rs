@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use zmesh::log::{Append, Command, Log, LogMachine, ReadLimits, Record, Start, Topic, service};
+use zmesh::log::{Append, Command, LogMachine, ReadLimits, Record, Start, Topic};
 use zmesh::replica::{Effects, Machine};
 use zmesh::testing::TestCluster;
 
@@ -114,9 +114,8 @@ fn main() {
 
 /// Runs every operation once in every round.
 async fn measure(rounds: usize, period: Duration) -> BTreeMap<(Operation, usize), Vec<Sample>> {
-    let cluster = TestCluster::builder(3).service(service(0), LogMachine::new);
-    let cluster = cluster.start().await.unwrap();
-    let log = Log::new(cluster.client()).groups(1).timeout(DEADLINE);
+    let cluster = TestCluster::builder(3).log_groups(1).start().await.unwrap();
+    let log = cluster.log().timeout(DEADLINE);
     let disk = File::create(cluster.dir().join("disk")).unwrap();
     let bench = Bench { topic: log.topic("topic"), followed: log.topic("followed"), disk };
     // Gives readers something to read, and warms up everything on the way.
