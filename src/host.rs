@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::NodeId;
 use crate::kv::{self, KvMachine};
-use crate::log::{self, GROUPS_LABEL, GROUPS_MAX, LogMachine};
+use crate::log::{self, GROUPS_LABEL, GROUPS_MAX};
 use crate::node::Node;
 use crate::replica::{Progress, Replica, ReplicaSettings, StopCause, Stopped};
 use crate::wal::{self, Disk, OpenMode, RealDisk};
@@ -186,7 +186,7 @@ impl Host {
             let name = log::service(group);
             let wal = group_wal(settings.wal);
             let settings = ReplicaSettings { data_dir: at(name), wal, ..settings.clone() };
-            Replica::start_on(on(), node, name, settings, LogMachine::new())
+            log::start_on(on(), node, group, settings)
         };
         let log = (0..log_groups).map(of_group).collect();
         Ok(Self { store, log, groups: log_groups })
