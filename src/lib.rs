@@ -56,7 +56,8 @@
 //! | write under conditions, or several keys at once | [`kv::Set`], [`kv::Txn`] |
 //! | see every change of a key | [`kv::Watch`] |
 //! | be the only one | [`kv::Kv::lock`], [`kv::Kv::elect`], [`kv::Guard`] |
-//! | replicate | [`replica::Replica`], [`replica::ReplicaSettings`] |
+//! | append, read and follow records | [`log::Log`], [`log::Topic`], [`log::Tail`] |
+//! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
 //!
@@ -81,6 +82,7 @@ pub mod config;
 pub mod consensus;
 pub mod discovery;
 mod error;
+pub mod host;
 mod id;
 pub mod kv;
 pub mod log;
