@@ -152,8 +152,8 @@ async fn join_in_order<F: Future + Unpin>(mut all: Vec<F>) -> Vec<F::Output> {
     .await
 }
 
-/// Many who append at the same time share batches; each is told its own offset, and one whose record
-/// is refused does not take the others with it.
+/// Many who append at the same time share batches; each is told its own offset, and one whose
+/// record is refused does not take the others with it.
 #[tokio::test]
 async fn appends_that_wait_leave_together_and_each_gets_its_offset() {
     let cluster = cluster(1).await;
@@ -220,8 +220,8 @@ async fn append_is_acknowledged_at_the_level_that_was_asked_for() {
     }
 }
 
-/// A tail waits for a topic that there is not yet, is served by the node's own replica, and does not
-/// go on in another topic of the same name.
+/// A tail waits for a topic that there is not yet, is served by the node's own replica, and does
+/// not go on in another topic of the same name.
 #[tokio::test]
 async fn tail_waits_for_its_topic_and_ends_with_it() {
     let cluster = cluster(1).await;

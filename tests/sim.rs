@@ -109,13 +109,14 @@ fn same_seed_gives_the_same_trace() {
 /// A run in which nothing happens proves nothing.
 #[test]
 fn runs_commit_read_crash_and_elect() {
-    let report = World::run(1, Plan::voters(3)).unwrap();
+    let report = World::run(2, Plan::voters(3)).unwrap();
     assert!(report.commits > 50, "{report:?}");
     assert!(report.reads > 20, "{report:?}");
     assert!(report.accepted > 5, "{report:?}");
     assert!(report.crashes > 1, "{report:?}");
     assert!(report.terms > 1, "{report:?}");
     assert!(report.snapshots > 3, "{report:?}");
+    assert!(report.compared > 10, "{report:?}");
 }
 
 /// Replicas that were away must come back by snapshots, and new ones begin with them, in most runs.
@@ -126,6 +127,20 @@ fn most_runs_install_snapshots() {
         let with = (0..20).filter(|seed| report(*seed).installs > 0).count();
         assert!(with > 10, "{plan:?}: {with} of 20");
     }
+}
+
+/// A replica that applies something else than the others is found by itself, and by nobody else.
+#[test]
+fn replica_that_goes_astray_condemns_itself() {
+    // A snapshot could carry its state to another, and then the two would be the majority.
+    let plan = Plan { snapshot_entries: u64::MAX, ..Plan::voters(3) };
+    let plan = Plan { mutant: Some(Mutant::Diverge), ..plan };
+    let failures = (0..12).filter_map(|seed| World::run(seed, plan).err());
+    let failures: Vec<String> = failures.collect();
+    let of = |text: &str| failures.iter().filter(|failure| failure.contains(text)).count();
+    let (found, condemned) = (of("node 0 is condemned: the state after"), of("is condemned"));
+    assert!(found > 5, "{found} of 12: {failures:#?}");
+    assert_eq!(condemned, found, "the wrong one was condemned: {failures:#?}");
 }
 
 /// The simulation must see the mistakes it is there for.
@@ -147,6 +162,7 @@ fn planted_mistakes_are_caught() {
             Mutant::ForgetMembership => Plan::changing(),
             // A snapshot would make good what these forget.
             Mutant::AcknowledgeBeforeSync
+            | Mutant::Diverge
             | Mutant::ForgetVote
             | Mutant::NumberAnew
             | Mutant::ReadWithoutQuorum => Plan { snapshot_entries: u64::MAX, ..Plan::voters(3) },

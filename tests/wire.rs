@@ -295,6 +295,7 @@ fn table_of_sessions_has_the_bytes_of_the_code() {
         Submission::Open { idle: Duration::from_secs(1) }.encode(),
         Submission::End { session }.encode(),
         Submission::Expire { session, seen: index }.encode(),
+        Submission::Mark.encode(),
         Outcome::Done { index, response: bytes.clone() }.encode(),
         refused(SessionError::Expired),
         refused(SessionError::Full),
@@ -313,7 +314,7 @@ fn table_of_sessions_has_the_bytes_of_the_code() {
         assert_eq!(row[2], hex(expected).replace(' ', ""), "{}", row[0]);
     }
     // The code of a refusal stands in its row.
-    for (row, error) in rows[6..11].iter().zip([
+    for (row, error) in rows[7..12].iter().zip([
         SessionError::Expired,
         SessionError::Full,
         SessionError::Malformed,
@@ -321,6 +322,104 @@ fn table_of_sessions_has_the_bytes_of_the_code() {
         SessionError::Stale,
     ]) {
         assert!(row[0].contains(error.code().name()), "{}", row[0]);
+    }
+}
+
+/// The tables of the log, row by row: what clients send and what replicas answer.
+#[test]
+fn tables_of_the_log_have_the_bytes_of_the_code() {
+    use zmesh::log::{Answer, Append, Command, Expected, Page, Query, Read, Record, TopicView};
+    let (topic, cursor) = (Bytes::from_static(b"t"), Bytes::from_static(b"c"));
+    let (offset, opaque) = (9, Bytes::from_static(&[0xaa]));
+    let options = zmesh::log::TopicOptions {
+        age: Some(Duration::from_secs(3_600)),
+        records: Some(10),
+        ..Default::default()
+    };
+    let append = Append::new(topic.clone(), 1_000, &[Record::with_key("k", "vx")]).unwrap();
+    let (t, c) = (|| topic.clone(), || cursor.clone());
+    let commands = [
+        Command::Append(Append { expected: Some(offset), ..append }),
+        Command::Create { topic: t(), options },
+        Command::Configure { topic: t(), options },
+        Command::Delete { topic: t() },
+        Command::Trim { topic: t(), before: offset },
+        Command::SetCursor { topic: t(), cursor: c(), expected: Expected::Offset(7), offset },
+        Command::ClearCursor { topic: t(), cursor: c() },
+        Command::Clock { seen: 7, step: 10 },
+        Command::Group { topic: t(), command: opaque.clone() },
+        Command::Carry(opaque.clone()),
+    ];
+    check_rows("Commands of the log", commands.iter().map(|command| command.encode().unwrap()));
+    let (after, limit) = (Bytes::new(), 10);
+    let read = Read { topic: t(), id: 0, from: offset, bytes_max: 4_096, records_max: 100 };
+    let queries = [
+        Query::Read(read),
+        Query::Find { topic: t(), timestamp: 1_000 },
+        Query::Topic { topic: t() },
+        Query::Topics { prefix: t(), after: after.clone(), limit },
+        Query::Cursor { topic: t(), cursor: c() },
+        Query::Cursors { topic: t(), after, limit },
+        Query::Group { topic: t(), query: opaque.clone() },
+        Query::Spare { slack: 1 << 20 },
+    ];
+    check_rows("Queries of the log", queries.iter().map(|query| query.encode().unwrap()));
+    let (first, next, bytes, timestamp) = (0, offset, 120, 0);
+    let view = TopicView { id: 2, options, first, next, bytes, timestamp, cursors: 1 };
+    let answers = [
+        Answer::Done,
+        Answer::Appended { id: 2, first: offset, next: offset + 1 },
+        Answer::Records(Page { id: 2, first, next: offset + 1, batches: vec![] }),
+        Answer::Offset(offset),
+        Answer::Topic(view),
+        Answer::Topics { topics: vec![], more: false },
+        Answer::Cursor(Some(offset)),
+        Answer::Cursors { cursors: vec![(c(), offset)], more: false },
+        Answer::Group(opaque),
+        Answer::Spare(Bytes::new()),
+        Answer::Refused(zmesh::log::Refusal::OffsetMismatch { current: 7 }),
+    ];
+    check_rows("Answers of the log", answers.iter().map(Answer::encode));
+}
+
+/// Compares the last column of the first rows with the bytes.
+fn check_rows(heading: &str, expected: impl Iterator<Item = Bytes>) {
+    let (rows, expected) = (table(heading), expected.collect::<Vec<_>>());
+    assert!(rows.len() >= expected.len(), "{heading} lacks rows");
+    for (row, expected) in rows.iter().zip(expected) {
+        assert_eq!(row[2], hex(&expected).replace(' ', ""), "{}", row[0]);
+    }
+}
+
+/// Every refusal of the log has its row, with the code and the number that the code has.
+#[test]
+fn table_of_refusals_of_the_log_is_complete() {
+    use zmesh::log::Answer;
+    let rows = table("Answers of the log");
+    let refusals = &rows[rows.len() - 16..];
+    for (number, row) in (1_u8..).zip(refusals) {
+        assert_eq!(row[1], number.to_string());
+        let mut bytes = vec![0xff, number];
+        bytes.extend([0; 8]);
+        let Ok(Answer::Refused(refusal)) = Answer::decode(&Bytes::from(bytes)) else {
+            panic!("{} is no refusal", row[0])
+        };
+        assert_eq!(row[2], refusal.code().name(), "{}", row[0]);
+    }
+    let mut beyond = vec![0xff, 17];
+    beyond.extend([0; 8]);
+    assert!(Answer::decode(&Bytes::from(beyond)).is_err(), "one has no row");
+}
+
+/// A client in another language has to look for a topic where it is.
+#[test]
+fn table_of_topics_has_the_groups_of_the_code() {
+    for row in table("Topics and their groups") {
+        let topic = row[0].as_str();
+        assert_eq!(row[1], format!("{:08x}", crc32c::crc32c(topic.as_bytes())));
+        for (groups, cell) in [1, 4, 7].into_iter().zip(&row[2..]) {
+            assert_eq!(*cell, zmesh::log::group_of(topic, groups).to_string(), "{topic}");
+        }
     }
 }
 

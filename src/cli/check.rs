@@ -8,9 +8,9 @@ use zmesh::ErrorCode;
 use zmesh::replica::{Report, VerifyError, verify};
 use zmesh::wal::{Disk, FileKind, FileReport, RealDisk, Verdict};
 
-use super::Context;
 use super::failure::{Exit, Failure};
 use super::output::Record;
+use super::{Connect, Context, compare};
 
 /// Directories of replicas lie at most this deep below the one that is named.
 const DEPTH_MAX: usize = 3;
@@ -19,18 +19,32 @@ const DEPTH_MAX: usize = 3;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Data directory of a node that does not run. Every file is read; none is changed.
-    dir: PathBuf,
+    #[arg(required_unless_present = "online", conflicts_with = "online")]
+    dir: Option<PathBuf>,
+    /// Compare the states of the running replicas instead, through the network.
+    #[arg(long)]
+    online: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Runs `zmesh check`.
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    match &args.dir {
+        Some(dir) => look_at(dir, context),
+        None => compare::run(&args.connect, context).await,
+    }
 }
 
 /// Looks at every replica in a directory.
-pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+fn look_at(dir: &Path, context: &Context) -> Result<(), Failure> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut reports = Vec::new();
-    for dir in replicas(&args.dir)? {
-        reports.push(verify(&disk, &dir)?);
+    for replica in replicas(dir)? {
+        reports.push(verify(&disk, &replica)?);
     }
     print(&reports, context)?;
-    judge(&reports, &args.dir)
+    judge(&reports, dir)
 }
 
 /// The directories of replicas in `dir`, itself among them, in the order of their names.

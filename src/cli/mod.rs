@@ -19,6 +19,7 @@ use output::Output;
 mod check;
 mod client;
 mod cluster;
+mod compare;
 mod completions;
 mod config;
 mod demo;
@@ -142,7 +143,7 @@ enum Command {
     Peers(peers::Args),
     /// Show the state of a node: role, term, commit, lag, peers, drops.
     Status(status::Args),
-    /// Verify the data directory of a node that does not run, without changing it.
+    /// Verify a data directory without changing it, or compare the running replicas.
     Check(check::Args),
     /// Check or print a configuration.
     #[command(subcommand)]
@@ -252,7 +253,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Version => context.start_log()?,
     }
     match command {
-        Command::Check(args) => check::run(args, context),
+        Command::Check(args) => wait(check::run(args, context)),
         Command::Cluster(command) => wait(cluster::run(command, context)),
         Command::Completions(args) => completions::run(args, context),
         Command::Config(command) => config::run(command, context),

@@ -1,10 +1,10 @@
 //! Carries records forward in the replicated log, so that the log can forget what lies before them.
 //!
-//! The log of a group is the only copy of its records, and it is cut at the oldest one that is kept:
-//! a topic that nobody appends to would hold everything that other topics have let go of since. So
-//! when the log has much more than is kept, the records at its beginning are written again, at its
-//! end: the same batches with the same offsets, checked where the command is applied against the
-//! checksum that the topic has of them. Readers do not notice.
+//! The log of a group is the only copy of its records, and it is cut at the oldest one that is
+//! kept: a topic that nobody appends to would hold everything that other topics have let go of
+//! since. So when the log has much more than is kept, the records at its beginning are written
+//! again, at its end: the same batches with the same offsets, checked where the command is applied
+//! against the checksum that the topic has of them. Readers do not notice.
 //!
 //! ```text
 //! carry     part...                                     behind the number of the command

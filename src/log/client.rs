@@ -114,8 +114,8 @@ impl Log {
     /// on (the empty one begins with the first): at most `limit` of them, and at most 1,000. Fewer
     /// than `limit` means that there are no more, if `limit` is no more than 1,000.
     ///
-    /// Each group is asked for what it has applied under a confirmed leader, one after the other: no
-    /// topic that existed the whole time is left out.
+    /// Each group is asked for what it has applied under a confirmed leader, one after the other:
+    /// no topic that existed the whole time is left out.
     ///
     /// # Errors
     ///

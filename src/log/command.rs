@@ -43,8 +43,8 @@ const MUST_EXIST: u8 = 2;
 pub enum Command {
     /// Appends records to a topic, all or none.
     Append(Append),
-    /// Records that lie in this entry from now on, in parts that are not looked at here. What is not
-    /// what the log has is passed over. Proposed by the replica that leads.
+    /// Records that lie in this entry from now on, in parts that are not looked at here. What is
+    /// not what the log has is passed over. Proposed by the replica that leads.
     Carry(Bytes),
     /// Removes a cursor. That there is none is no error.
     ClearCursor {
@@ -79,8 +79,8 @@ pub enum Command {
         /// The topic.
         topic: Bytes,
     },
-    /// Something for the groups of a topic. To create or to join a group creates the topic, if there
-    /// is none, as an append does.
+    /// Something for the groups of a topic. To create or to join a group creates the topic, if
+    /// there is none, as an append does.
     Group {
         /// The topic.
         topic: Bytes,

@@ -1,8 +1,8 @@
 //! How much of the replicated log lies between an entry and its end.
 //!
 //! The machine sees its commands and not the log, so it counts their bytes, and remembers for one
-//! entry now and then how many there were before it. That is exact enough to tell whether the log has
-//! much more than is still kept. Pure.
+//! entry now and then how many there were before it. That is exact enough to tell whether the log
+//! has much more than is still kept. Pure.
 
 use std::collections::VecDeque;
 

@@ -6,7 +6,8 @@
 //! number of seconds that the leader's alarm lets go on, so no clock of the wall can make it jump,
 //! and as long as nobody leads it stands still.
 //!
-//! Invariant: what is derived (`floors`, `ages`, `cursors`, `consumer_groups`) is what the topics say.
+//! Invariant: what is derived (`floors`, `ages`, `cursors`, `consumer_groups`) is what the topics
+//! say.
 
 use std::collections::BTreeMap;
 use std::io::Read as Input;

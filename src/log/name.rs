@@ -8,8 +8,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes that the name of a topic or a cursor may have; it has at least one.
 pub const NAME_BYTES_MAX: usize = 255;
-/// Groups that there may be. Each of them has labels of its own on every node that runs a replica of
-/// it, and a node has 64.
+/// Groups that there may be. Each of them has labels of its own on every node that runs a replica
+/// of it, and a node has 64.
 pub const GROUPS_MAX: u16 = 16;
 /// The label with which a node that runs replicas of the log says how many groups there are.
 pub const GROUPS_LABEL: &str = "_log.groups";

@@ -4,8 +4,8 @@
 //! and then a short sequential read; between two points nothing is remembered. The idea is that of
 //! Kafka's index files, over a log that is not the topic's own.
 //!
-//! Pure. Copies share what they have in common, so that a snapshot of a long index costs little, and
-//! a change afterwards copies one piece of it.
+//! Pure. Copies share what they have in common, so that a snapshot of a long index costs little,
+//! and a change afterwards copies one piece of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

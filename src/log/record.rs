@@ -4,9 +4,9 @@
 //! record    key bytes u16 | value bytes u32 | key | value       no key: 0 bytes
 //! ```
 //!
-//! Numbers are little endian. Records stand one behind the other, as their writer encoded them: they
-//! are proposed, logged and given to readers as they are. Pure; decoding never panics and copies
-//! nothing.
+//! Numbers are little endian. Records stand one behind the other, as their writer encoded them:
+//! they are proposed, logged and given to readers as they are. Pure; decoding never panics and
+//! copies nothing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -202,7 +202,8 @@ mod tests {
 
         /// Whatever a client sends is records or is refused.
         #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), count in any::<u32>()) {
+        fn no_bytes_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..80), count in any::<u32>()) {
             drop(decode(&Bytes::from(bytes), count));
         }
     }

@@ -11,9 +11,10 @@
 //!           | checksum u32
 //! ```
 //!
-//! Numbers are little endian; the bytes of groups are their own; topics, cursors and points are in order; `began` is 0 if `open` is.
-//! Pure. Equal states write equal bytes; reading checks everything that the machine relies on, and
-//! never takes more memory than the bytes that were there to be read.
+//! Numbers are little endian; the bytes of groups are their own; topics, cursors and points are in
+//! order; `began` is 0 if `open` is. Pure. Equal states write equal bytes; reading checks
+//! everything that the machine relies on, and never takes more memory than the bytes that were
+//! there to be read.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};

@@ -26,7 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How a replica that leads keeps the log small.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Upkeep {
-    /// How often it looks [default: 5 s]. Larger: space comes back later. Smaller: nothing but a look.
+    /// How often it looks [default: 5 s]. Larger: space comes back later. Smaller: nothing but a
+    /// look.
     pub every: Duration,
     /// Bytes that the log may have beyond twice what is kept [default: 64 MiB; at least 1 MiB].
     /// Larger: more disk, and less is written twice. Smaller: the other way round.

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::ack::AckLevel;
 use super::core::Applied;
 use super::error::{ClientError, ReplicaError};
+use super::hashes::Divergence;
 use super::service::{self, Operation, Verb};
+use super::session::Submission;
 use super::status::Status;
 use crate::consensus::{FollowerState, Role};
 use crate::error::ErrorCode;
@@ -95,6 +97,55 @@ pub struct RosterProgress {
     pub snapshot_bytes: u64,
     /// Bytes of all of that snapshot.
     pub snapshot_bytes_total: u64,
+}
+
+/// The newest states of one replica, summed up. JSON on the wire, as a [`Roster`] is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HashReport {
+    /// Who answered.
+    pub node: NodeId,
+    /// Which directory of it, 16 hex digits.
+    pub raft_id: String,
+    /// The highest index that it has applied.
+    pub applied: u64,
+    /// The sums at its newest marks, oldest first.
+    pub hashes: Vec<HashAt>,
+    /// Marks at which it was still at work on the one before.
+    pub skipped: u64,
+    /// The newest difference that it has found itself.
+    pub divergence: Option<Divergence>,
+}
+
+/// The state after one entry, summed up.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HashAt {
+    /// The entry.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// FNV-1a over the bytes of the snapshot of that state, 16 hex digits.
+    pub hash: String,
+    /// Bytes that were summed up.
+    pub bytes: u64,
+}
+
+impl HashReport {
+    pub(super) fn new(node: NodeId, status: &Status) -> Self {
+        let hashes = status.hashes.own.iter().map(|it| HashAt {
+            index: it.point.index,
+            term: it.point.term,
+            hash: format!("{:016x}", it.hash),
+            bytes: it.bytes,
+        });
+        Self {
+            node,
+            raft_id: format!("{:016x}", status.raft_id),
+            applied: status.applied,
+            hashes: hashes.collect(),
+            skipped: status.hashes.skipped,
+            divergence: status.hashes.divergence.clone(),
+        }
+    }
 }
 
 impl Roster {
@@ -233,6 +284,37 @@ impl Admin {
         timeout: Duration,
     ) -> Result<Applied, ClientError> {
         self.change(Verb::Transfer, member, timeout).await
+    }
+
+    /// Sets a mark, at which the replicas compare their states; returns its index.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a mark changes nothing.
+    pub async fn mark(&self, timeout: Duration) -> Result<u64, ClientError> {
+        let deadline = self.clock.now() + timeout;
+        let subject = Operation::Command.subject(&self.service);
+        let mark = Submission::Mark.encode();
+        let (node, bytes) = self.ask(&subject, &mark, deadline, |_| true).await?;
+        let applied = service::decode(bytes);
+        applied.map(|applied| applied.index).ok_or(ClientError::InvalidAnswer { node })
+    }
+
+    /// The newest sums of one replica.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; asking changes nothing.
+    pub async fn hashes(
+        &self,
+        node: &NodeId,
+        timeout: Duration,
+    ) -> Result<HashReport, ClientError> {
+        let subject = service::hash_subject(&self.service);
+        let request = self.node.system_request(node, &subject, Bytes::new()).timeout(timeout);
+        let bytes = request.await.map_err(|error| ClientError::from(error).without_effect())?;
+        let report: Option<HashReport> = serde_json::from_slice(&bytes).ok();
+        report.ok_or_else(|| ClientError::InvalidAnswer { node: node.clone() })
     }
 
     async fn change(

@@ -19,7 +19,7 @@ use super::error::ReplicaError;
 use super::machine::{CommandId, Effects, Machine};
 use super::past::AppliedLog;
 use super::setup::{Options, Setup};
-use super::status::{Repair, Status, Waiting};
+use super::status::{Repair, Scrub, Status, Waiting};
 use super::store::SharedLog;
 use super::transfer::Frame;
 use crate::consensus::membership::{Bootstrap, Change};
@@ -28,10 +28,13 @@ use crate::id::NodeId;
 use crate::timer::Time;
 use crate::wal;
 use acks::Acknowledgements;
+use marks::Marks;
 use snapshots::Snapshots;
 
 mod acks;
+mod damage;
 mod inquiry;
+mod marks;
 mod members;
 mod proposals;
 mod reads;
@@ -59,6 +62,10 @@ pub struct Core<M, T, L: Log = SharedLog> {
     /// The term of that entry.
     applied_term: u64,
     snapshots: Snapshots,
+    marks: Marks,
+    scrub: Scrub,
+    /// When a leader whose files are damaged tries again to hand over.
+    hand_over_due: Time,
     has_room: bool,
     /// Whether committed entries are left for the next turn.
     has_more: bool,
@@ -97,6 +104,8 @@ pub struct Core<M, T, L: Log = SharedLog> {
     repair_due: Time,
     repair_matched: BTreeMap<u64, u64>,
     failure: Option<String>,
+    /// Whether what it has applied, or has on disk, is not to be relied on.
+    condemned: bool,
 }
 
 /// A command or query with its owner's name for it.
@@ -166,6 +175,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     /// [`StartError`]: the options or the disk's content cannot be used.
     pub fn new(setup: Setup<M, L>) -> Result<Self, StartError> {
         let repair_due = setup.now + setup.options.repair_interval;
+        let mark_due = setup.now + setup.options.hash_interval;
         let times = &setup.options.consensus;
         let grace = times.election_timeout_max * GRACE_ELECTIONS;
         let pause_max = times.election_timeout_min / 2;
@@ -193,6 +203,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             applied: start.index,
             applied_term: start.term,
             snapshots: Snapshots::new(transfers, setup.snapshot, setup.older_snapshots),
+            marks: Marks::new(start.index, mark_due),
+            scrub: Scrub::default(),
+            hand_over_due: Time::ZERO,
             has_room: true,
             has_more: false,
             queued: Vec::new(),
@@ -218,6 +231,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair_due,
             repair_matched: BTreeMap::new(),
             failure: None,
+            condemned: false,
         };
         core.name_snapshot();
         Ok(core)
@@ -299,6 +313,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.observe();
         self.answer_handovers();
         self.propose_alarms();
+        self.propose_mark();
+        self.shun_leadership();
         self.propose_queued();
         self.move_snapshots();
         self.drain();
@@ -319,6 +335,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         }
         let due = crate::timer::earliest(Some(self.consensus.poll_timeout()), self.expiry);
         let due = crate::timer::earliest(due, self.snapshots.transfers.poll_timeout());
+        let due = crate::timer::earliest(due, self.mark_due());
         crate::timer::earliest(due, self.alarms.poll_timeout())
     }
 
@@ -439,6 +456,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             repair: self.repair,
             acks: self.acks_status(),
             snapshots: self.snapshots.status(),
+            hashes: self.marks.status(),
+            scrub: self.scrub.clone(),
             waiting: Waiting {
                 proposals: self.queued.len() + self.proposed.len(),
                 bytes: self.command_bytes,
@@ -559,6 +578,9 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         };
         self.alarms.take(self.now, &mut self.effects);
+        if std::mem::take(&mut self.effects.marked) {
+            self.mark(wal::Point { index: entry.index, term: entry.term });
+        }
         while let Some(waiting) = self.proposed.first_entry() {
             let (index, term) = *waiting.key();
             if index > entry.index {

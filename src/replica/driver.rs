@@ -14,6 +14,7 @@ use super::error::ReplicaError;
 use super::formation;
 use super::handle::{Input, Leadership, Shared, StopCause, Stopped};
 use super::machine::Machine;
+use super::scrub::{Pace, Scrubber, Step};
 use super::service::{self, Verb};
 use super::setup::{Options, Setup};
 use super::snapshot::JobDone;
@@ -40,6 +41,7 @@ pub(super) async fn run<M: Machine>(
 ) -> Result<(), Stopped> {
     store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
     fit(&mut options, node.system_bytes_max());
+    let pace = Pace::new(&options, shared.clock.now());
     let tick_interval = options.consensus.tick_interval;
     let setup = Setup {
         raft_id: store.identity().raft_id,
@@ -73,6 +75,8 @@ pub(super) async fn run<M: Machine>(
         inputs: Vec::new(),
         unwritten: None,
         job: None,
+        pace,
+        pass: Pass::Quiet,
         membership_changes: 0,
         names: HashMap::new(),
         raft_ids: HashMap::new(),
@@ -108,6 +112,16 @@ fn cause(error: &StartError) -> StopCause {
     }
 }
 
+/// How far a pass over the files is.
+enum Pass {
+    /// One is under way, and rests.
+    Between(Box<Scrubber>),
+    /// None is under way.
+    Quiet,
+    /// A step is being done in another thread, which holds the directory until it ends.
+    Reading(tokio::task::JoinHandle<(Box<Scrubber>, Step)>),
+}
+
 struct Driver<M> {
     node: Node,
     name: &'static str,
@@ -120,6 +134,9 @@ struct Driver<M> {
     unwritten: Option<Persist>,
     /// Work on snapshots in another thread, which holds the directory until it ends.
     job: Option<tokio::task::JoinHandle<JobDone>>,
+    /// When and how fast the files are read again, and how far that is.
+    pace: Pace,
+    pass: Pass,
     /// How often the members had changed when they were read.
     membership_changes: u64,
     /// Members by raft id and by name; read again when somebody is not there.
@@ -132,6 +149,7 @@ impl<M: Machine> Driver<M> {
         self.turn();
         while !self.shared.is_closed() && !self.node.is_stopped() {
             let due = earliest(self.core.poll_timeout(), self.store.poll_timeout());
+            let due = earliest(due, self.scrub_due());
             let due = due.map(|due| self.shared.clock.instant(due));
             let timer = async {
                 match due {
@@ -145,9 +163,21 @@ impl<M: Machine> Driver<M> {
                     None => std::future::pending().await,
                 }
             };
+            let scrub = async {
+                match &mut self.pass {
+                    Pass::Reading(job) => job.await,
+                    Pass::Between(_) | Pass::Quiet => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = timer => {}
+                read = scrub => {
+                    self.pass = Pass::Quiet;
+                    let (scrubber, step) =
+                        read.map_err(|error| Stopped::new(StopCause::Failed, &error))?;
+                    self.scrubbed(scrubber, &step);
+                }
                 done = job => {
                     self.job = None;
                     // An image that panics would do so again at every attempt.
@@ -155,12 +185,22 @@ impl<M: Machine> Driver<M> {
                     self.core.job_done(done);
                 }
             }
+            self.scrub();
             self.turn();
             if self.core.has_more() {
                 tokio::task::yield_now().await;
             }
             if let Some(failure) = self.core.failure() {
-                return Err(Stopped::new(StopCause::Failed, &failure));
+                let cause = match self.core.is_condemned() {
+                    true => {
+                        if let Err(error) = self.store.condemn(failure) {
+                            tracing::error!(%error, "the directory cannot be marked as damaged");
+                        }
+                        StopCause::Corrupt
+                    }
+                    false => StopCause::Failed,
+                };
+                return Err(Stopped::new(cause, &failure));
             }
         }
         let commit = self.core.consensus().commit();
@@ -222,8 +262,53 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    /// Waits until nobody writes into the directory any more.
+    /// When the next step of reading the files again begins.
+    fn scrub_due(&self) -> Option<Time> {
+        match self.pass {
+            Pass::Reading(_) => None,
+            Pass::Between(_) | Pass::Quiet => self.pace.due(),
+        }
+    }
+
+    /// Begins the next step, if it is time.
+    fn scrub(&mut self) {
+        if self.scrub_due().is_none_or(|due| due > self.shared.clock.now()) {
+            return;
+        }
+        let mut scrubber = match std::mem::replace(&mut self.pass, Pass::Quiet) {
+            Pass::Between(scrubber) => scrubber,
+            Pass::Quiet | Pass::Reading(_) => Box::new(self.store.scrubber()),
+        };
+        let (bytes, log) = (self.pace.step_bytes(), self.store.log());
+        self.pass = Pass::Reading(tokio::task::spawn_blocking(move || {
+            let step = scrubber.step(bytes);
+            // With the log goes the lock of the directory.
+            drop(log);
+            (scrubber, step)
+        }));
+    }
+
+    fn scrubbed(&mut self, scrubber: Box<Scrubber>, step: &Step) {
+        self.core.scrubbed(step);
+        let now = self.shared.clock.now();
+        match step {
+            Step::Ended => self.pace.ended(now),
+            Step::Damaged { .. } | Step::Failed { .. } => {
+                self.pace.stepped(now, self.pace.step_bytes() as u64);
+                self.pass = Pass::Between(scrubber);
+            }
+            Step::Read(bytes) => {
+                self.pace.stepped(now, *bytes);
+                self.pass = Pass::Between(scrubber);
+            }
+        }
+    }
+
+    /// Waits until nobody uses the directory any more.
     async fn end_job(&mut self) {
+        if let Pass::Reading(job) = std::mem::replace(&mut self.pass, Pass::Quiet) {
+            drop(job.await);
+        }
         if let Some(job) = self.job.take() {
             self.store.files().cancel();
             drop(job.await);

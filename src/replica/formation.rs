@@ -65,7 +65,10 @@ impl FormationError {
             | Self::Owner { .. } => StopCause::Configuration,
             Self::Closed => StopCause::Asked,
             Self::Io { .. } | Self::Log(_) => StopCause::Failed,
-            Self::Malformed { .. } | Self::Store(StoreError::Bootstrap(_)) => StopCause::Corrupt,
+            Self::Malformed { .. }
+            | Self::Store(StoreError::Bootstrap(_) | StoreError::Condemned { .. }) => {
+                StopCause::Corrupt
+            }
             Self::Store(StoreError::Incomplete { .. }) => StopCause::Configuration,
             Self::Store(StoreError::Snapshot(error)) if error.is_damage() => StopCause::Corrupt,
             Self::Store(StoreError::Snapshot(

@@ -69,6 +69,12 @@ pub trait Machine {
         Vec::new()
     }
 
+    /// A command that changes nothing and [marks](Effects::mark) its place; none if the machine has
+    /// none. The replica that leads proposes it from time to time.
+    fn mark(&self) -> Option<Bytes> {
+        None
+    }
+
     /// The whole state as it is now. Taken between two commands, so it must be cheap: what costs
     /// time is done by the [`Image`], which is written elsewhere while commands go on.
     fn snapshot(&self) -> Image;
@@ -125,12 +131,18 @@ pub struct Alarm {
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(super) alarms: Vec<(u64, Option<Alarm>)>,
+    pub(super) marked: bool,
 }
 
 impl Effects {
     /// Sets an alarm; the one with its id, if there is one, is replaced and counts anew.
     pub fn set_alarm(&mut self, alarm: Alarm) {
         self.alarms.push((alarm.id, Some(alarm)));
+    }
+
+    /// Has the replicas compare their states as they are after this command.
+    pub fn mark(&mut self) {
+        self.marked = true;
     }
 
     /// Removes an alarm, if it is set.

@@ -15,6 +15,7 @@
 //! | `_NAME.member.VERB`, `_NAME.member.VERB.direct` | a change of the members, likewise |
 //! | `_NAME.member.bootstrap` | the first members, for a directory that begins |
 //! | `_NAME.member.list` | the members, as this replica knows them |
+//! | `_NAME.hash` | what the newest states of this replica sum up to |
 //! | `_NAME.query.wait` | a query, answered here when what it waits for has happened |
 //! | `_NAME.raft` | a tick with a frame of the consensus |
 
@@ -25,12 +26,13 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::ack::{AckLevel, Acks};
-use super::admin::Roster;
+use super::admin::{HashReport, Roster};
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::formation::raft_id_label;
 use super::handle::{Input, Leadership, Progress, Shared};
 use super::machine::CommandId;
+use super::status::Status;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
 use crate::node::route::Filter;
@@ -132,6 +134,11 @@ pub(super) fn list_subject(name: &str) -> String {
     format!("_{name}.member.list")
 }
 
+/// The subject under which a replica tells what its newest states sum up to.
+pub(super) fn hash_subject(name: &str) -> String {
+    format!("_{name}.hash")
+}
+
 /// Registers the handlers. They end when the replica is gone, which they do not keep alive.
 ///
 /// # Errors
@@ -153,7 +160,15 @@ pub(super) fn register(
     let weak = replica.clone();
     on(&bootstrap_subject(name)).request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
     let (weak, id) = (replica.clone(), node.id().clone());
-    on(&list_subject(name)).request_raw(move |_| tell_members(name, id.clone(), weak.upgrade()))?;
+    on(&list_subject(name)).request_raw(move |_| {
+        let (shared, id) = (weak.upgrade(), id.clone());
+        tell(shared, move |status| Roster::new(name, id, status))
+    })?;
+    let (weak, id) = (replica.clone(), node.id().clone());
+    on(&hash_subject(name)).request_raw(move |_| {
+        let (shared, id) = (weak.upgrade(), id.clone());
+        tell(shared, move |status| HashReport::new(id, status))
+    })?;
     for direct in [false, true] {
         let subject = Operation::Command.subject(name) + if direct { ".direct" } else { "" };
         let (node, weak) = (node.downgrade(), replica.clone());
@@ -188,16 +203,15 @@ async fn tell_bootstrap(shared: Option<Arc<Shared>>) -> Result<Bytes, HandlerErr
     bootstrap.ok_or_else(|| HandlerError::new(ErrorCode::NoReplica, "the cluster has not begun"))
 }
 
-async fn tell_members(
-    name: &str,
-    node: NodeId,
+/// Answers in JSON from the present status.
+async fn tell<T: serde::Serialize>(
     shared: Option<Arc<Shared>>,
+    answer: impl FnOnce(&Status) -> T,
 ) -> Result<Bytes, HandlerError> {
     let shared = shared.ok_or_else(gone)?;
     match shared.status().await {
         Progress::Running(status) => {
-            let roster = Roster::new(name, node, &status);
-            let json = serde_json::to_vec(&roster);
+            let json = serde_json::to_vec(&answer(&status));
             json.map(Bytes::from).map_err(|error| HandlerError::failed(error.to_string()))
         }
         Progress::Doubtful => Err(refusal(&ReplicaError::NoQuorum, None)),

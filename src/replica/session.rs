@@ -146,6 +146,10 @@ impl<M: Machine> Sessions<M> {
                 self.expire(session, seen, effects);
                 Outcome::Done { index, response: Bytes::new() }
             }
+            Submission::Mark => {
+                effects.mark();
+                Outcome::Done { index, response: Bytes::new() }
+            }
             Submission::Numbered { id, lowest, command } => {
                 let result = self.numbered(index, id, lowest, &command, effects);
                 if result.as_ref().map(|(applied, _)| *applied) != Ok(index) {
@@ -239,6 +243,9 @@ impl<M: Machine> Sessions<M> {
     fn apply_inner(&mut self, index: u64, command: &Bytes, effects: &mut Effects) -> Bytes {
         let mut inner = Effects::default();
         let response = self.inner.apply(index, command, &mut inner);
+        if inner.marked {
+            effects.mark();
+        }
         for (id, alarm) in inner.alarms {
             match alarm {
                 Some(alarm) => effects.set_alarm(around(alarm)),
@@ -296,6 +303,10 @@ impl<M: Machine> Machine for Sessions<M> {
     fn alarms(&self) -> Vec<Alarm> {
         let own = self.sessions.iter().map(|(id, session)| session.alarm(*id));
         self.inner.alarms().into_iter().map(around).chain(own).collect()
+    }
+
+    fn mark(&self) -> Option<Bytes> {
+        Some(Submission::Mark.encode())
     }
 
     fn snapshot(&self) -> Image {
@@ -359,7 +370,10 @@ impl Past for PastInside<'_> {
 fn command_inside(submission: &Bytes) -> Option<Bytes> {
     match Submission::decode(submission).ok()? {
         Submission::Numbered { command, .. } | Submission::Once { command } => Some(command),
-        Submission::End { .. } | Submission::Expire { .. } | Submission::Open { .. } => None,
+        Submission::End { .. }
+        | Submission::Expire { .. }
+        | Submission::Mark
+        | Submission::Open { .. } => None,
     }
 }
 

@@ -46,6 +46,17 @@ pub struct Options {
     /// [default: 256 KiB], at most four under way. Larger, up to 1 MiB: other messages
     /// wait longer behind each part. Smaller: more messages.
     pub snapshot_part_bytes: usize,
+    /// Time between two marks, at which the replicas compare their states [default: 10 min; zero for
+    /// never]. Each costs one entry, and on each replica one pass over its state in the background;
+    /// nothing if nothing was applied. Larger: a replica that went astray is found later. Smaller:
+    /// more work.
+    pub hash_interval: Duration,
+    /// Bytes of files that are read again per second, to find damage while there are other copies
+    /// [default: 5 MiB; 0 for none]. Larger: more of the disk's time. Smaller: damage is found later.
+    pub scrub_bytes_per_second: u64,
+    /// Time between the end of one reading of all files and the next [default: 1 day]. Larger and
+    /// smaller: as above.
+    pub scrub_interval: Duration,
     /// How often a leader looks how far the others lag [default: 2 s]. It decides what the status
     /// shows; catching up itself needs no such impulse.
     pub repair_interval: Duration,
@@ -64,6 +75,9 @@ impl Default for Options {
             snapshot_entries: 100_000,
             snapshot_bytes: 64 * 1024 * 1024,
             snapshot_part_bytes: 256 * 1024,
+            hash_interval: Duration::from_secs(600),
+            scrub_bytes_per_second: 5 << 20,
+            scrub_interval: Duration::from_secs(24 * 60 * 60),
             repair_interval: Duration::from_secs(2),
         }
     }

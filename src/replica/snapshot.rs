@@ -59,6 +59,24 @@ struct Shared {
     incoming: Mutex<Option<Box<dyn DiskFile>>>,
 }
 
+/// A snapshot that is being read again, a little at a time.
+#[derive(Debug)]
+pub(super) struct SnapshotScrub(FileReader);
+
+impl SnapshotScrub {
+    /// Reads on for about `bytes_max` bytes of the body; returns how many, 0 at the end.
+    pub(super) fn step(&mut self, bytes_max: usize) -> Result<usize, SnapshotError> {
+        let (mut buffer, mut read) = ([0; 4096], 0);
+        while read < bytes_max.max(1) {
+            match self.0.read_checked(&mut buffer)? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        Ok(read)
+    }
+}
+
 /// What [`SnapshotFiles::load`] found.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
@@ -84,6 +102,11 @@ impl SnapshotFiles {
     /// Makes whatever is being written or checked end soon, without a result.
     pub fn cancel(&self) {
         self.shared.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::cancel`] was called.
+    pub(super) fn cancelled(&self) -> &AtomicBool {
+        &self.shared.cancelled
     }
 
     /// Writes a snapshot. It is durable when this returns.
@@ -181,6 +204,25 @@ impl SnapshotFiles {
                 let reason = format!("it was renamed: it is of entry {index} of term {term}");
                 Err(SnapshotError::corrupt(path, 0, reason))
             }
+        }
+    }
+
+    /// The files of the snapshots that are there, oldest first.
+    pub(super) fn finished(&self) -> Result<Vec<PathBuf>, SnapshotError> {
+        Ok(self.points()?.into_iter().map(|point| self.final_path(point)).collect())
+    }
+
+    /// Begins to read a file again; none if it was deleted meanwhile.
+    pub(super) fn scrub(&self, path: &Path) -> Result<Option<SnapshotScrub>, SnapshotError> {
+        match self.open_file(path) {
+            Ok(file) => {
+                let reader = FileReader::new(file, path.to_path_buf(), self.shared.cluster)?;
+                Ok(Some(SnapshotScrub(reader)))
+            }
+            Err(SnapshotError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

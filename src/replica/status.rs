@@ -4,6 +4,7 @@ use super::core::InSync;
 use crate::consensus::membership::Member;
 use crate::consensus::{Follower, Refusals, Role};
 use crate::id::NodeId;
+use crate::replica::hashes::{Divergence, StateHash};
 
 /// A replica at one moment.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -34,6 +35,10 @@ pub struct Status {
     pub acks: Acknowledging,
     /// What there is of snapshots, and which are on their way.
     pub snapshots: Snapshots,
+    /// What comparing the states of the members has come to.
+    pub hashes: Hashes,
+    /// What reading the files again has come to.
+    pub scrub: Scrub,
     /// Proposals that wait for the quorum, and their bytes.
     pub waiting: Waiting,
     /// What was refused at the door since the start.
@@ -82,6 +87,36 @@ pub struct Snapshots {
     pub sending: Vec<Transfer>,
     /// From the leader.
     pub receiving: Option<Transfer>,
+}
+
+/// Comparisons of states, counted since the start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Hashes {
+    /// The newest sums of this replica, oldest first.
+    #[serde(skip)]
+    pub own: Vec<StateHash>,
+    /// How often the state of this replica was equal to that of the members which had told theirs.
+    pub equal: u64,
+    /// Marks at which the one before was still being worked on.
+    pub skipped: u64,
+    /// The newest difference that was found.
+    pub divergence: Option<Divergence>,
+}
+
+/// What reading the files again has come to, counted since the start.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Scrub {
+    /// Times that everything was read.
+    pub passes: u64,
+    /// Bytes that were read and were right.
+    pub bytes: u64,
+    /// Files that were found to be damaged.
+    pub damaged: u64,
+    /// Files that could not be read.
+    pub failed: u64,
+    /// The first damage. A replica that has some hands the leadership on and stays away from it,
+    /// and otherwise takes part: what it has in memory is right.
+    pub damage: Option<String>,
 }
 
 /// A snapshot on its way.

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::condemned;
 use super::core::{Core, Done};
 use super::machine::{InvalidSnapshot, Machine};
+use super::scrub::Scrubber;
 use super::snapshot::{Loaded, SnapshotError, SnapshotFiles};
 use super::sync::{self, Confidence, SyncMode};
 use super::transfer::FileWork;
@@ -50,6 +52,17 @@ pub enum StoreError {
     /// The first members as stored make no sense; the directory is damaged.
     #[error("the stored members cannot be: {0}")]
     Bootstrap(#[from] InvalidBootstrap),
+    /// The replica was found to be damaged, and stopped for good.
+    #[error(
+        "{} is not to be used any more: {reason}; put it aside and join again: zmesh repair --rejoin",
+        dir.display()
+    )]
+    Condemned {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The log of another directory, which was to be taken over, cannot be read.
     #[error("cannot read the log: {reason}")]
     Copy {
@@ -87,6 +100,7 @@ impl StoreError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Bootstrap(_)
+            | Self::Condemned { .. }
             | Self::Copy { .. }
             | Self::Incomplete { .. }
             | Self::Mark { .. }
@@ -150,6 +164,11 @@ impl Store {
         options: wal::Options,
     ) -> Result<Option<Self>, StoreError> {
         let Some(identity) = Wal::identity(disk.as_ref(), dir)? else { return Ok(None) };
+        let condemned = condemned::read(disk.as_ref(), dir);
+        let io = |source| WalError::Io { operation: "read", file: dir.to_path_buf(), source };
+        if let Some(reason) = condemned.map_err(io)? {
+            return Err(StoreError::Condemned { dir: dir.to_path_buf(), reason });
+        }
         let (wal, _) = Wal::open(Arc::clone(&disk), dir, options, identity.clone())?;
         Self::with(disk, dir, wal, identity).map(Some)
     }
@@ -269,6 +288,22 @@ impl Store {
             wal.store_hard_state(HardState { commit, ..hard_state })?;
         }
         Ok(())
+    }
+
+    /// Writes down that no replica may start on this directory any more.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says; the next start may be tried.
+    pub fn condemn(&self, reason: &str) -> io::Result<()> {
+        condemned::write(self.disk.as_ref(), &self.dir, reason)
+    }
+
+    /// Begins to read all files again that are not written any more.
+    pub(super) fn scrubber(&self) -> Scrubber {
+        let (disk, identity) = (Arc::clone(&self.disk), self.identity.clone());
+        let sealed = self.wal.lock().sealed();
+        Scrubber::new(disk, identity, self.files.clone(), sealed)
     }
 
     /// Whether there is room for more entries; tries to make some if there was none.

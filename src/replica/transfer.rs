@@ -333,6 +333,8 @@ impl Transfers {
                 self.asked(from, point, (offset, bytes), known, now);
             }
             Content::End { arrived, damaged } => self.end(from, point, arrived, damaged),
+            // It belongs to no transfer; the core has taken it.
+            Content::Hash { .. } => {}
             Content::Hold => {
                 if let Some(outgoing) = self.outgoing.get_mut(&from) {
                     outgoing.heard = now;
@@ -433,7 +435,8 @@ impl Transfers {
         self.outgoing.iter().map(transfer).collect()
     }
 
-    fn send(&mut self, to: u64, point: Point, content: Content) {
+    /// Sends a frame about the state after `point`.
+    pub(super) fn send(&mut self, to: u64, point: Point, content: Content) {
         let frame = Frame { cluster: self.cluster, from: self.raft_id, to, point, content };
         self.frames.push((to, frame.encode()));
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::condemned;
 use super::snapshot::{SnapshotError, SnapshotFiles};
 use crate::consensus::Snapshot;
 use crate::consensus::membership::Bootstrap;
@@ -185,7 +186,15 @@ impl Report {
             }
             let bytes = read_only.open(&file, OpenMode::Reading).and_then(|file| file.len());
             let bytes = bytes.unwrap_or(0);
+            let condemned = match name == condemned::FILE {
+                true => condemned::read(read_only.as_ref(), &self.dir)?,
+                false => None,
+            };
             let (kind, content, verdict) = match cluster {
+                _ if condemned.is_some() => {
+                    let reason = condemned.unwrap_or_default();
+                    (FileKind::Metadata, String::new(), Verdict::Damaged { offset: 0, reason })
+                }
                 Some(cluster) if name.ends_with(".snapshot") => {
                     let files = SnapshotFiles::new(Arc::clone(&read_only), &self.dir, cluster);
                     let (content, verdict) = match files.verify(&file) {

@@ -20,6 +20,7 @@ mod read;
 mod read_only;
 mod record;
 mod recovery;
+mod scrub;
 mod segment;
 mod table;
 mod verify;
@@ -37,6 +38,7 @@ pub use disk::{Disk, DiskFile, DiskLock, OpenMode, RealDisk};
 pub use error::WalError;
 pub use memory_disk::{Fault, Keep, MemoryDisk, Operation};
 pub use read_only::ReadOnlyDisk;
+pub use scrub::SegmentScrub;
 pub use verify::{FileKind, FileReport, LogReport, Verdict, verify};
 
 use self::lock::DirectoryLock;

@@ -161,6 +161,11 @@ pub(super) fn parse(bytes: &[u8], seed: u32) -> Result<(Record<'_>, usize), Dama
     Ok((parsed, taken))
 }
 
+/// Bytes of the record at the start of `bytes` with its padding, if its header passes its check.
+pub(super) fn taken(bytes: &[u8], seed: u32) -> Option<usize> {
+    intact_length(bytes, seed).map(padded)
+}
+
 /// The length in a header that passes its own check.
 fn intact_length(bytes: &[u8], seed: u32) -> Option<usize> {
     let header = bytes.get(..HEADER_BYTES)?;

@@ -23,6 +23,8 @@ pub(crate) struct Ledger {
     kv: KvMachine,
     counts: BTreeMap<Bytes, u32>,
     twice: Option<Bytes>,
+    /// Whether it does at times what no other replica does.
+    is_astray: bool,
     /// If it refers to the log at all.
     journal: Option<Journal>,
     /// Whether it hides that from the replica.
@@ -39,6 +41,11 @@ impl Ledger {
     /// What it refers to, if it refers to the log at all.
     pub(crate) fn journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
+    }
+
+    /// One that is not deterministic.
+    pub(crate) fn astray(self) -> Self {
+        Self { is_astray: true, ..self }
     }
 
     /// How often a command was applied.
@@ -60,6 +67,9 @@ impl Machine for Ledger {
             if *count > 1 {
                 self.twice = Some(command.clone());
             }
+        }
+        if self.is_astray && index.is_multiple_of(20) {
+            self.counts.insert(Bytes::from_static(b"astray"), 1);
         }
         if let Some(journal) = &mut self.journal {
             let clears = crc32c::crc32c(command).is_multiple_of(CLEARS);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use zmesh::consensus::membership::{Bootstrap, Member, Membership};
 use zmesh::consensus::{Log, Role};
-use zmesh::kv::{Command, Query};
+use zmesh::kv::Query;
 use zmesh::replica::session::Submission;
 use zmesh::replica::{
     AckLevel, Acks, Applied, Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store,
@@ -79,6 +79,8 @@ pub(crate) enum Mutant {
     AcknowledgeBeforeSync,
     /// Forgets entries as soon as they are applied, before a snapshot has them.
     CompactTooMuch,
+    /// Runs a machine on one node that is not deterministic.
+    Diverge,
     /// Does not say what the machine refers to.
     ForgetFloor,
     /// Writes the first members into every snapshot.
@@ -105,6 +107,8 @@ pub(crate) struct Report {
     /// Snapshots that were written, and that replicas continued from.
     pub(crate) snapshots: u64,
     pub(crate) installs: u64,
+    /// Comparisons of states.
+    pub(crate) compared: u64,
     /// How often somebody read everything that the log must keep.
     pub(crate) journals: u64,
     /// Of clients with sessions: commands done, submissions after the first, sessions that ended.
@@ -117,6 +121,8 @@ pub(crate) struct Report {
 const FAULTS: Duration = Duration::from_secs(6);
 const HEALING: Duration = Duration::from_secs(6);
 const KEYS: u64 = 4;
+/// Time between two comparisons of the states.
+const HASH_INTERVAL: Duration = Duration::from_millis(150);
 /// What a client may ask for; mostly what it gets unasked.
 const LEVELS: [Acks; 8] = [
     Acks::None,
@@ -146,6 +152,7 @@ pub(crate) struct World {
     crashes: u64,
     snapshots: u64,
     installs: u64,
+    compared: u64,
     journals: u64,
     healed: bool,
 }
@@ -170,6 +177,8 @@ struct Running {
     checked: u64,
     /// What the core had counted of snapshots when it was looked at last.
     counted: Snapshots,
+    /// Likewise, of states that were equal.
+    compared: u64,
     /// Work that goes on beside the turns, until its event comes.
     job: Option<Job>,
 }
@@ -212,6 +221,7 @@ impl World {
             terms: world.history.terms(),
             snapshots: world.snapshots,
             installs: world.installs,
+            compared: world.compared,
             journals: world.journals,
             done: world.sessions.done().len() as u64,
             retries: world.sessions.retries,
@@ -248,6 +258,7 @@ impl World {
             crashes: 0,
             snapshots: 0,
             installs: 0,
+            compared: 0,
             journals: 0,
             healed: false,
             rng,
@@ -354,6 +365,12 @@ impl World {
         if survived {
             self.begin_job(at, &mut running)?;
         }
+        self.compared += running.core.status().hashes.equal - running.compared;
+        running.compared = running.core.status().hashes.equal;
+        if running.core.is_condemned() {
+            let reason = running.core.failure().unwrap_or_default();
+            return Err(format!("node {at} is condemned: {reason}"));
+        }
         let timeout = running.core.poll_timeout();
         let failed = running.core.status().failure.is_some();
         self.nodes[at].running = Some(running);
@@ -400,7 +417,10 @@ impl World {
                     membership = Membership::new(&self.bootstrap);
                 }
                 let image = image_bytes(image);
-                self.history.snapshot(point, &membership, &image)?;
+                // Here the replicas themselves have to find it.
+                if self.plan.mutant != Some(Mutant::Diverge) {
+                    self.history.snapshot(point, &membership, &image)?;
+                }
                 let image = move |out: &mut dyn std::io::Write| out.write_all(&image);
                 Some(Job::Write { point, membership, image: Box::new(image) })
             }
@@ -597,11 +617,13 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
-        let mut machine = Sessions::new(Ledger::new(
+        let ledger = Ledger::new(
             self.plan.sessions,
             self.plan.retained,
             self.plan.mutant == Some(Mutant::ForgetFloor),
-        ));
+        );
+        let astray = self.plan.mutant == Some(Mutant::Diverge) && at == 0;
+        let mut machine = Sessions::new(if astray { ledger.astray() } else { ledger });
         store.restore(&mut machine).map_err(|error| error.to_string())?;
         let checked = store.snapshot().map_or(Bootstrap::INDEX, |snapshot| snapshot.point.index);
         let core = Core::new(Setup {
@@ -616,6 +638,7 @@ impl World {
             options: Options {
                 snapshot_entries: self.plan.snapshot_entries,
                 snapshot_part_bytes: 64,
+                hash_interval: HASH_INTERVAL,
                 ..Options::default()
             },
             rng: self.rng.fork(),
@@ -623,7 +646,7 @@ impl World {
         });
         let core = core.map_err(|error| format!("node {at} cannot start: {error}"))?;
         let counted = Snapshots::default();
-        node.running = Some(Running { core, store, checked, counted, job: None });
+        node.running = Some(Running { core, store, checked, counted, compared: 0, job: None });
         node.paused_until = self.now;
         node.wake = self.now;
         self.schedule(self.now, Event::Wake { node: at });
@@ -734,8 +757,7 @@ fn member(at: usize, raft_id: u64, voter: bool) -> Member {
 
 /// A write that no other write equals.
 fn set(key: &Bytes, ticket: u64) -> Bytes {
-    let value = Bytes::from(format!("value-{ticket}"));
-    Command::Set { key: key.clone(), value }.encode().expect("within the limits")
+    super::history::write(key, &Bytes::from(format!("value-{ticket}")))
 }
 
 fn once(command: Bytes) -> Bytes {

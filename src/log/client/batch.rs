@@ -4,8 +4,8 @@
 //! single append waits for nobody, and many share an entry of the log, its sync and its round trip.
 //! Nothing is delayed so that there may be more.
 //!
-//! Invariant: one batch of a handle is under way at a time, so records are in the topic in the order
-//! in which they were appended, whatever is submitted again.
+//! Invariant: one batch of a handle is under way at a time, so records are in the topic in the
+//! order in which they were appended, whatever is submitted again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -13,8 +13,9 @@ use crate::log::query::Query;
 /// wherever that is. The idea is Liftbridge's.
 ///
 /// A cursor is what its owner puts there and nothing else: storing one does not acknowledge
-/// anything, reading does not move it, and records are not kept for it. Store the offset of the next
-/// record to be read, after what was read has been dealt with. A topic has up to 1,024 of them.
+/// anything, reading does not move it, and records are not kept for it. Store the offset of the
+/// next record to be read, after what was read has been dealt with. A topic has up to 1,024 of
+/// them.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     topic: Topic,
@@ -61,7 +62,8 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// As [`store`](Self::store); [`Refusal::CursorMismatch`](crate::log::Refusal) says where it is.
+    /// As [`store`](Self::store); [`Refusal::CursorMismatch`](crate::log::Refusal) says where it
+    /// is.
     pub async fn store_if(&self, expected: Option<u64>, offset: u64) -> Result<(), Error> {
         self.set(expected.map_or(Expected::Absent, Expected::Offset), offset).await
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 /// What a tail does when its reader falls behind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum OnLag {
-    /// Nothing: it fetches what its reader takes, and no faster. Records wait in the log for as long
-    /// as they are kept.
+    /// Nothing: it fetches what its reader takes, and no faster. Records wait in the log for as
+    /// long as they are kept.
     #[default]
     Block,
     /// Leaves out the oldest records until the reader is within the limits, and
@@ -25,7 +25,8 @@ pub struct Lag {
     /// Records that it has not taken, of those that there are.
     pub records: Option<u64>,
     /// The age of the oldest record that it has not taken: the time since its writer says that it
-    /// appended it, by the reader's clock of the wall. Clocks that differ make it longer or shorter.
+    /// appended it, by the reader's clock of the wall. Clocks that differ make it longer or
+    /// shorter.
     pub age: Option<Duration>,
 }
 

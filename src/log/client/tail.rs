@@ -89,8 +89,8 @@ enum Begin {
 #[derive(Debug)]
 struct Fetched {
     source: Source,
-    /// Where it was to begin, its records, of which there is at least one, and the end of the topic.
-    /// Records that are not kept any more may be missing at its beginning.
+    /// Where it was to begin, its records, of which there is at least one, and the end of the
+    /// topic. Records that are not kept any more may be missing at its beginning.
     result: Result<(u64, Vec<Stored>, u64), Error>,
 }
 

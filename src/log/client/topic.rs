@@ -52,7 +52,8 @@ pub struct Appended {
 /// Records that were handed over at the level that was asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct Accepted {
-    /// The offset of the first of them; none below the level of the quorum, where it is not decided.
+    /// The offset of the first of them; none below the level of the quorum, where it is not
+    /// decided.
     pub first: Option<u64>,
     /// How many there are.
     pub count: u64,
@@ -161,8 +162,8 @@ impl Topic {
         }
     }
 
-    /// Appends records if the first of them gets the offset `expected`: whoever has read up to there
-    /// knows that nothing came between. It waits for no other append of the handle.
+    /// Appends records if the first of them gets the offset `expected`: whoever has read up to
+    /// there knows that nothing came between. It waits for no other append of the handle.
     ///
     /// # Errors
     ///
@@ -181,8 +182,8 @@ impl Topic {
     /// Appends records one behind the other, and returns when `acks` is reached: sooner than
     /// [`append_batch`](Self::append_batch), or when more replicas have them.
     ///
-    /// Below the level of the quorum they are appended at most once, by anything that goes wrong not
-    /// at all, and a record that the topic does not take is not reported. It waits for no other
+    /// Below the level of the quorum they are appended at most once, by anything that goes wrong
+    /// not at all, and a record that the topic does not take is not reported. It waits for no other
     /// append of the handle, and may be overtaken by one.
     ///
     /// # Errors

@@ -193,7 +193,8 @@ fn topic_that_was_deleted_is_another_one() {
     assert_eq!(world.ask(&Query::Read(read(old))), Answer::Refused(Refusal::TopicUnknown));
     let Answer::Records(page) = world.ask(&Query::Read(read(world.view("a").id))) else { panic!() };
     assert_eq!(records(&page, 0), [(0, name("z"))]);
-    // A replica that lags waits for the topic that is meant; one that is ahead says that it is gone.
+    // A replica that lags waits for the topic that is meant; one that is ahead says that it is
+    // gone.
     let poll = |id| world.machine.poll_query(&Query::Read(read(id)).encode().unwrap(), &world.log);
     assert!(poll(world.view("a").id + 1).is_none());
     assert!(poll(old).is_some());

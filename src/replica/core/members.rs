@@ -130,19 +130,26 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if !member.voter {
             return Ok(Some(Change::Remove(member.raft_id)));
         }
-        let others = self.spare(&member)?;
+        self.spare(&member)?;
         if member.raft_id != self.raft_id() {
             return Ok(Some(Change::Remove(member.raft_id)));
         }
-        let successor = others.into_iter().filter(|other| self.is_active(*other));
-        if let Some(successor) = successor.min_by_key(|other| self.lag(*other)) {
-            self.consensus.transfer(successor);
-        }
+        self.hand_on();
         Err(ReplicaError::NotLeader { leader: None })
     }
 
-    /// The voters beside this one, if they can do without it.
-    fn spare(&self, member: &Member) -> Result<Vec<u64>, ReplicaError> {
+    /// Begins to hand the leadership to the voter that is nearest, if one answers.
+    pub(super) fn hand_on(&mut self) {
+        let voters = self.consensus.membership().members().filter(|member| member.voter);
+        let others = voters.map(|member| member.raft_id).filter(|other| *other != self.raft_id());
+        let others = others.filter(|other| self.is_active(*other));
+        if let Some(successor) = others.min_by_key(|other| self.lag(*other)) {
+            self.consensus.transfer(successor);
+        }
+    }
+
+    /// Whether the voters beside this one can do without it.
+    fn spare(&self, member: &Member) -> Result<(), ReplicaError> {
         let others = self.consensus.membership().members();
         let others = others.filter(|other| other.voter && other.raft_id != member.raft_id);
         let others: Vec<u64> = others.map(|other| other.raft_id).collect();
@@ -151,7 +158,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             let (node, voters) = (member.node.clone(), others.len());
             return Err(ReplicaError::QuorumAtRisk { node, answering, voters });
         }
-        Ok(others)
+        Ok(())
     }
 
     /// In one step, so that there is no moment at which the member is none, and none at which a

@@ -39,7 +39,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         self.queued.push(operation);
     }
 
-    fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {
+    pub(super) fn may_propose(&self, command: &Bytes) -> Result<(), ReplicaError> {
         self.leads()?;
         let (bytes, bytes_max) = (command.len(), self.options.command_bytes_max);
         if bytes == 0 {

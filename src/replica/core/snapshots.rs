@@ -17,11 +17,12 @@ use crate::consensus::membership::Bootstrap;
 use crate::consensus::wire::Envelope;
 use crate::consensus::{Log, Refusal, Role, Snapshot};
 use crate::replica::error::ReplicaError;
+use crate::replica::hashes::StateHash;
 use crate::replica::machine::Machine;
 use crate::replica::setup::Options;
 use crate::replica::snapshot::{Job, JobDone, SnapshotError};
 use crate::replica::status::Snapshots as Status;
-use crate::replica::transfer::{Ended, FileWork, Frame, Transfers};
+use crate::replica::transfer::{Content, Ended, FileWork, Frame, Transfers};
 use crate::timer::Time;
 use crate::wal::{Entry, HardState, Point};
 
@@ -80,6 +81,15 @@ impl Snapshots {
             installed: 0,
             failed: 0,
         }
+    }
+
+    /// Has one of the present taken as soon as it can be.
+    pub(super) fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    pub(super) fn push_job(&mut self, job: Job) {
+        self.jobs.push_back(job);
     }
 
     pub(super) fn applied(&mut self, entry: &Entry) {
@@ -231,6 +241,7 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
                 self.snapshots.transfers.checked(point, result, self.now);
             }
             JobDone::Inspected { point, result } => self.snapshots.inspected(point, result),
+            JobDone::Summed { result } => self.summed(result),
             JobDone::Written { result } => self.snapshots.written(result, self.now),
         }
         self.name_snapshot();
@@ -322,6 +333,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         let (cluster, to) = (self.consensus.cluster(), self.raft_id());
         self.consensus.check_sender(from)?;
         let frame = Frame::decode(frame, Envelope { cluster, from, to })?;
+        if let Content::Hash { hash, bytes } = frame.content {
+            self.told(from, StateHash { point: frame.point, hash, bytes });
+            return Ok(());
+        }
         let Snapshots { transfers, shelf, .. } = &mut self.snapshots;
         let known = shelf.file(frame.point);
         transfers.handle(frame, known, self.now);

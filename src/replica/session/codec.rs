@@ -6,6 +6,7 @@
 //!             2 | idle ms u64                                          open
 //!             3 | session u64                                          end
 //!             4 | session u64 | seen u64                               expire
+//!             5                                                        mark
 //! outcome     0 | index u64 | response                                 done
 //!             1 | reason u8                                            refused
 //! inquiry     0                                                        not seen
@@ -29,6 +30,7 @@ const NUMBERED: u8 = 1;
 const OPEN: u8 = 2;
 const END: u8 = 3;
 const EXPIRE: u8 = 4;
+const MARK: u8 = 5;
 
 const DONE: u8 = 0;
 const REFUSED: u8 = 1;
@@ -54,6 +56,9 @@ pub enum Submission {
         /// The index at which it was active last when the time began to count.
         seen: u64,
     },
+    /// Changes nothing: a place at which the replicas compare their states. Proposed by the replica
+    /// that leads, and by whoever wants to know.
+    Mark,
     /// A command in a session: applied at most once, however often it is submitted.
     Numbered {
         /// Session and serial. A client numbers its commands from 1.
@@ -176,6 +181,7 @@ impl Submission {
                 out.put_u64_le(*session);
                 out.put_u64_le(*seen);
             }
+            Self::Mark => out.put_u8(MARK),
             Self::Numbered { id, lowest, command } => {
                 out.reserve(25 + command.len());
                 out.put_u8(NUMBERED);
@@ -216,6 +222,7 @@ impl Submission {
         let submission = match kind {
             END => Self::End { session: number(&mut input)? },
             EXPIRE => Self::Expire { session: number(&mut input)?, seen: number(&mut input)? },
+            MARK => Self::Mark,
             NUMBERED => {
                 let id = CommandId { session: number(&mut input)?, serial: number(&mut input)? };
                 let lowest = number(&mut input)?;
@@ -319,6 +326,7 @@ mod tests {
             Submission::Numbered { id, lowest: 9, command: command.clone() },
             Submission::Once { command },
             Submission::Open { idle: Duration::from_millis(1) },
+            Submission::Mark,
         ]
     }
 
@@ -332,9 +340,10 @@ mod tests {
             let header = match submission {
                 Submission::Numbered { .. } => 26,
                 Submission::Once { .. } => 2,
-                Submission::End { .. } | Submission::Expire { .. } | Submission::Open { .. } => {
-                    bytes.len()
-                }
+                Submission::End { .. }
+                | Submission::Expire { .. }
+                | Submission::Mark
+                | Submission::Open { .. } => bytes.len(),
             };
             for cut in 0..header {
                 let cut = Submission::decode(&bytes.slice(..cut));

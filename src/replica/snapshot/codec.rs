@@ -177,6 +177,7 @@ fn chunk_sum(number: u32, data: &[u8]) -> u32 {
 }
 
 /// Reads a file from front to back, and gives out no byte of a chunk that is damaged.
+#[derive(Debug)]
 pub(super) struct FileReader {
     file: Box<dyn DiskFile>,
     path: PathBuf,

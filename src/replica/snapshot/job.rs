@@ -5,6 +5,7 @@
 use super::{SnapshotError, SnapshotFiles};
 use crate::consensus::Snapshot;
 use crate::consensus::membership::Membership;
+use crate::replica::hashes::{self, StateHash};
 use crate::replica::machine::Image;
 use crate::wal::Point;
 
@@ -19,6 +20,13 @@ pub enum Job {
     Inspect {
         /// Which.
         point: Point,
+    },
+    /// Sum up a state.
+    Sum {
+        /// The last entry in it.
+        point: Point,
+        /// The state.
+        image: Image,
     },
     /// Write a snapshot.
     Write {
@@ -48,6 +56,11 @@ pub enum JobDone {
         /// What it is, if it is whole.
         result: Result<Snapshot, SnapshotError>,
     },
+    /// Of [`Job::Sum`].
+    Summed {
+        /// The sum.
+        result: std::io::Result<StateHash>,
+    },
     /// Of [`Job::Write`].
     Written {
         /// The snapshot, which is durable.
@@ -63,6 +76,9 @@ impl Job {
                 JobDone::Checked { point: snapshot.point, result: files.finish(&snapshot) }
             }
             Self::Inspect { point } => JobDone::Inspected { point, result: files.inspect(point) },
+            Self::Sum { point, image } => {
+                JobDone::Summed { result: hashes::sum(point, image, files.cancelled()) }
+            }
             Self::Write { point, membership, image } => {
                 JobDone::Written { result: files.write(point, membership, image) }
             }
@@ -77,6 +93,9 @@ impl std::fmt::Debug for Job {
                 f.debug_struct("Check").field("snapshot", snapshot).finish()
             }
             Self::Inspect { point } => f.debug_struct("Inspect").field("point", point).finish(),
+            Self::Sum { point, .. } => {
+                f.debug_struct("Sum").field("point", point).finish_non_exhaustive()
+            }
             Self::Write { point, .. } => {
                 f.debug_struct("Write").field("point", point).finish_non_exhaustive()
             }

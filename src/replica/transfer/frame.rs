@@ -8,6 +8,7 @@
 //!        2 part  offset u64 | CRC32C of the data u32 | data
 //!        3 hold  the body is here and is being checked
 //!        4 end   flags u8: 1 the snapshot has arrived, 2 its file is damaged
+//!        5 hash  of the state after that entry u64 | bytes that were summed up u64
 //! ```
 //!
 //! Pure. Decoding never panics and copies nothing.
@@ -40,6 +41,8 @@ pub(in crate::replica) enum Content {
     Ask { offset: u64, bytes: u32 },
     /// The transfer is over, for either side.
     End { arrived: bool, damaged: bool },
+    /// The state of the sender after the entry, summed up.
+    Hash { hash: u64, bytes: u64 },
     /// Everything is here and is being checked.
     Hold,
     /// The part that begins there.
@@ -55,7 +58,7 @@ impl Frame {
     pub(in crate::replica) fn encode(&self) -> Bytes {
         let data = match &self.content {
             Content::Part { data, .. } => data.len(),
-            Content::Ask { .. } | Content::End { .. } | Content::Hold => 0,
+            Content::Ask { .. } | Content::End { .. } | Content::Hash { .. } | Content::Hold => 0,
         };
         let mut out = BytesMut::with_capacity(HEADER_BYTES + 12 + data);
         out.put_u8(VERSION);
@@ -64,6 +67,7 @@ impl Frame {
             Content::Part { .. } => 2,
             Content::Hold => 3,
             Content::End { .. } => 4,
+            Content::Hash { .. } => 5,
         });
         out.put_u16_le(0);
         out.put_slice(self.cluster.as_bytes());
@@ -77,6 +81,10 @@ impl Frame {
             }
             Content::End { arrived, damaged } => {
                 out.put_u8(u8::from(*arrived) | u8::from(*damaged) << 1);
+            }
+            Content::Hash { hash, bytes } => {
+                out.put_u64_le(*hash);
+                out.put_u64_le(*bytes);
             }
             Content::Hold => {}
             Content::Part { offset, data } => {
@@ -126,6 +134,7 @@ impl Frame {
                 flags @ 0..=3 => Content::End { arrived: flags & 1 != 0, damaged: flags & 2 != 0 },
                 _ => return Err(WireError::Reserved),
             },
+            5 => Content::Hash { hash: input.try_get_u64_le()?, bytes: input.try_get_u64_le()? },
             kind => return Err(WireError::UnknownKind { kind }),
         };
         match input.remaining() {
@@ -166,6 +175,11 @@ mod tests {
             ),
             (Content::Hold, 3, vec![]),
             (Content::End { arrived: false, damaged: true }, 4, vec![2]),
+            (
+                Content::Hash { hash: 258, bytes: 9 },
+                5,
+                vec![2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+            ),
         ];
         let envelope = Envelope { cluster: Uuid::from_u128(7), from: 2, to: 1 };
         for (content, kind, rest) in cases {

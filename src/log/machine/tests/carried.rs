@@ -58,7 +58,8 @@ fn idle_topics_do_not_hold_the_log() {
     assert_eq!(found, [(8, name("well")), (9, name("new"))]);
 }
 
-/// A large topic is carried piece by piece, more than one piece in an entry, in the order of the log.
+/// A large topic is carried piece by piece, more than one piece in an entry, in the order of the
+/// log.
 #[test]
 fn large_topic_is_carried_in_pieces() {
     let mut world = World::new();

@@ -124,7 +124,8 @@ proptest! {
 
     /// Whatever a client sends is answered, and whatever is in the log is applied.
     #[test]
-    fn no_bytes_panic(commands in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+    fn no_bytes_panic(
+        commands in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
         let mut world = World::new();
         for (index, command) in (2..).zip(commands) {
             let command = Bytes::from(command);
