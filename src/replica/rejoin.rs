@@ -50,8 +50,9 @@ const MAGIC: &str = "zmesh rejoin 1";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Rejoin {
     cluster: String,
-    /// The raft id that is not used any more.
-    former: u64,
+    /// Raft ids that are not used any more, of which the members have one. There are several if the
+    /// power failed again on the way.
+    former: Vec<u64>,
     /// Whether it voted.
     voter: bool,
 }
@@ -66,10 +67,13 @@ impl Rejoin {
             return Ok(None);
         }
         let voted = members.get(&former).is_some_and(|member| member.voter);
+        let cluster = store.identity().cluster.to_string();
         // It may be the second time, before the first one came to its end.
         let before = Self::read(disk, dir).ok().flatten();
-        let voter = voted || before.is_some_and(|before| before.voter);
-        Ok(Some(Self { cluster: store.identity().cluster.to_string(), former, voter }))
+        let mut rejoin = before.unwrap_or(Self { cluster, former: Vec::new(), voter: false });
+        rejoin.former.push(former);
+        rejoin.voter |= voted;
+        Ok(Some(rejoin))
     }
 
     /// What is left to do, if anything.
@@ -90,7 +94,7 @@ impl Rejoin {
         shared: &Shared,
     ) -> Result<(), FormationError> {
         tracing::warn!(
-            raft_id = format_args!("{:016x}", self.former),
+            former = ?self.former,
             "writes may be lost that this replica had confirmed: it stays out until the others have \
              a leader, and then begins anew as a learner; if they went down with it, recover one of \
              the directories by force"
@@ -98,10 +102,7 @@ impl Rejoin {
         loop {
             *shared.progress.lock() = Phase::Doubtful;
             for leader in self.leaders(node, name) {
-                // An inquiry is answered when a quorum has confirmed the leader.
-                let subject = Operation::Inquire.subject(name);
-                let question = node.system_request(&leader, &subject, Bytes::from_static(&[0; 16]));
-                if question.timeout(ASK_TIMEOUT).await.is_ok() {
+                if is_confirmed(node, name, &leader).await {
                     return Ok(());
                 }
             }
@@ -115,7 +116,8 @@ impl Rejoin {
     /// Sets the directory aside, all or nothing as far as anybody can see.
     pub(super) fn set_aside(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         let Self { cluster, former, voter } = self;
-        let content = format!("{MAGIC}\n{cluster} {former:016x} {voter}\n");
+        let former: Vec<String> = former.iter().map(|former| format!("{former:016x}")).collect();
+        let content = format!("{MAGIC}\n{cluster} {voter} {}\n", former.join(" "));
         sync::replace(disk, dir, BEGIN_FILE, content.as_bytes())?;
         resume(disk, dir)
     }
@@ -130,19 +132,17 @@ impl Rejoin {
         name: &'static str,
         shared: Arc<Shared>,
     ) -> String {
-        let mut payload = BytesMut::new();
-        payload.put_u64_le(self.former);
-        payload.put_slice(node.id().as_str().as_bytes());
-        let payload = payload.freeze();
         let own_name = Bytes::copy_from_slice(node.id().as_str().as_bytes());
         loop {
-            let replaced = self.ask(&node, name, &shared, Verb::Replace, payload.clone()).await;
-            if replaced == Err(ErrorCode::DirectoryUnknown) {
-                return format!(
-                    "the directory {:016x} of this replica is no member any more: it was removed \
-                     while this node was down",
-                    self.former
-                );
+            let replaced = self.replace(&node, name, &shared).await;
+            // A leader that was deposed may not know of a member yet; one that a quorum has confirmed
+            // before it was asked does.
+            if replaced == Err(ErrorCode::DirectoryUnknown)
+                && self.has_confirmed_leader(&node, name).await
+                && self.replace(&node, name, &shared).await == Err(ErrorCode::DirectoryUnknown)
+            {
+                return "this replica is no member any more: it was removed while it was down"
+                    .to_owned();
             }
             let promoted = match replaced {
                 Ok(()) if self.voter => {
@@ -161,6 +161,34 @@ impl Rejoin {
             tracing::warn!(%error, "what was set aside could not be deleted; the next start tries again");
         }
         std::future::pending().await
+    }
+
+    /// Asks for the place of each former self, of which one is a member.
+    async fn replace(
+        &self,
+        node: &Node,
+        name: &'static str,
+        shared: &Arc<Shared>,
+    ) -> Result<(), ErrorCode> {
+        for former in &self.former {
+            let mut payload = BytesMut::new();
+            payload.put_u64_le(*former);
+            payload.put_slice(node.id().as_str().as_bytes());
+            match self.ask(node, name, shared, Verb::Replace, payload.freeze()).await {
+                Err(ErrorCode::DirectoryUnknown) => {}
+                answer => return answer,
+            }
+        }
+        Err(ErrorCode::DirectoryUnknown)
+    }
+
+    async fn has_confirmed_leader(&self, node: &Node, name: &str) -> bool {
+        for leader in self.leaders(node, name) {
+            if is_confirmed(node, name, &leader).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Asks whoever leads for a change of the members.
@@ -205,10 +233,18 @@ impl Rejoin {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.strip_prefix(MAGIC)?.split_whitespace();
         let cluster = words.next()?.to_owned();
-        let former = u64::from_str_radix(words.next()?, 16).ok()?;
         let voter = words.next()?.parse().ok()?;
-        words.next().is_none().then_some(Self { cluster, former, voter })
+        let former = words.map(|word| u64::from_str_radix(word, 16).ok());
+        let former: Vec<u64> = former.collect::<Option<_>>()?;
+        (!former.is_empty()).then_some(Self { cluster, former, voter })
     }
+}
+
+/// Whether a quorum confirms that a node leads: an inquiry is not answered before.
+async fn is_confirmed(node: &Node, name: &str, leader: &NodeId) -> bool {
+    let subject = Operation::Inquire.subject(name);
+    let question = node.system_request(leader, &subject, Bytes::from_static(&[0; 16]));
+    question.timeout(ASK_TIMEOUT).await.is_ok()
 }
 
 /// Goes on with setting a directory aside, if that was begun.
@@ -294,7 +330,7 @@ mod tests {
     use crate::wal::{Keep, MemoryDisk, OpenMode};
 
     fn rejoin() -> Rejoin {
-        Rejoin { cluster: "c".to_owned(), former: 0xABC, voter: true }
+        Rejoin { cluster: "c".to_owned(), former: vec![0xABC, 1], voter: true }
     }
 
     fn put(disk: &MemoryDisk, name: &str) {
@@ -364,7 +400,7 @@ mod tests {
     fn damaged_note_is_refused() {
         let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
         disk.create_dir(dir).unwrap();
-        for text in ["", "zmesh rejoin 1\nc abc", "zmesh rejoin 1\nc xyz true", "c abc true"] {
+        for text in ["", "zmesh rejoin 1\nc true", "zmesh rejoin 1\nc true xyz", "c true abc"] {
             disk.overwrite(&dir.join(FILE), text.as_bytes().to_vec());
             assert!(Rejoin::read(&disk, dir).is_err(), "{text:?}");
         }
