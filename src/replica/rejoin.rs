@@ -327,7 +327,8 @@ fn last_members(store: &Store) -> Result<BTreeMap<u64, Member>, LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::{Keep, MemoryDisk, OpenMode};
+    use crate::consensus::membership::Bootstrap;
+    use crate::wal::{self, Keep, MemoryDisk, OpenMode};
 
     fn rejoin() -> Rejoin {
         Rejoin { cluster: "c".to_owned(), former: vec![0xABC, 1], voter: true }
@@ -393,6 +394,43 @@ mod tests {
         forget(&disk, dir).unwrap();
         assert_eq!(names(&disk), [""; 0]);
         assert_eq!(Rejoin::read(&disk, dir).unwrap(), None);
+    }
+
+    /// The power fails again before the members know of the new self: they have the first one, and
+    /// whether it voted is what counts.
+    #[test]
+    fn second_loss_remembers_both_former_selves_and_the_vote() {
+        let member =
+            |raft_id: u64, name: &str| Member { raft_id, node: name.parse().unwrap(), voter: true };
+        let members = vec![member(1, "a"), member(2, "b"), member(3, "c")];
+        let bootstrap = Bootstrap::new(members).unwrap();
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
+        let options = wal::Options { segment_bytes: 4_096, reserve_bytes: 0, ..Default::default() };
+        let create = |raft_id| {
+            let disk = Arc::new(disk.clone());
+            Store::create(disk, dir, options, "a".parse().unwrap(), raft_id, &bootstrap).unwrap()
+        };
+        let first = create(1);
+        let rejoin = Rejoin::of(&disk, dir, &first).unwrap().expect("there are others");
+        assert_eq!((&rejoin.former[..], rejoin.voter), (&[1][..], true));
+        rejoin.set_aside(&disk, dir).unwrap();
+        drop(first);
+        let second = create(4);
+        let rejoin = Rejoin::of(&disk, dir, &second).unwrap().expect("there are others");
+        assert_eq!((&rejoin.former[..], rejoin.voter), (&[1, 4][..], true));
+        assert!(rejoin.is_of(&bootstrap.cluster_id().to_string()));
+    }
+
+    /// Alone in its cluster a replica has nobody to wait for, and nobody to mislead.
+    #[test]
+    fn lone_replica_has_nothing_to_rejoin() {
+        let only = Member { raft_id: 1, node: "a".parse().unwrap(), voter: true };
+        let bootstrap = Bootstrap::new(vec![only]).unwrap();
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
+        let options = wal::Options { segment_bytes: 4_096, reserve_bytes: 0, ..Default::default() };
+        let name = "a".parse().unwrap();
+        let store = Store::create(Arc::new(disk.clone()), dir, options, name, 1, &bootstrap);
+        assert_eq!(Rejoin::of(&disk, dir, &store.unwrap()).unwrap(), None);
     }
 
     /// A note that is damaged must not be read as something else.
