@@ -231,7 +231,7 @@ async fn processes_that_do_not_sync_lose_nothing_when_killed_and_begin_anew_in_d
     cluster.spawn(leader).await;
     for number in 0..3 {
         cluster.kill(number).await;
-        let mark = cluster.data_dir(number).join("unsynced");
+        let mark = cluster.data_dir(number).join("kv").join("unsynced");
         assert!(mark.exists(), "whoever is killed has had no time to take it away");
     }
     for number in 0..3 {
@@ -242,11 +242,12 @@ async fn processes_that_do_not_sync_lose_nothing_when_killed_and_begin_anew_in_d
     let down = (cluster.leader(&client, None).await + 1) % 3;
     let before = other_raft_id(&client, cluster.id(down), "").await;
     cluster.kill(down).await;
-    std::fs::write(cluster.data_dir(down).join("unsynced"), "zmesh unsynced 1\nother\n").unwrap();
+    std::fs::write(cluster.data_dir(down).join("kv").join("unsynced"), "zmesh unsynced 1\nother\n")
+        .unwrap();
     cluster.spawn(down).await;
     other_raft_id(&client, cluster.id(down), &before).await;
     load.goes_on(50, "the return of a machine").await;
-    let replaced = cluster.data_dir(down).join("rejoin");
+    let replaced = cluster.data_dir(down).join("kv").join("rejoin");
     let back = async {
         while replaced.exists() {
             tokio::task::yield_now().await;
@@ -256,7 +257,7 @@ async fn processes_that_do_not_sync_lose_nothing_when_killed_and_begin_anew_in_d
     load.verify(&kv(&client)).await;
 
     cluster.stop(down).await;
-    assert!(!cluster.data_dir(down).join("unsynced").exists(), "it stopped in order");
+    assert!(!cluster.data_dir(down).join("kv").join("unsynced").exists(), "it stopped in order");
 }
 
 /// The raft id that a node announces, once it is another one.

@@ -242,3 +242,35 @@ async fn second_power_cut_on_the_way_back_is_survived() {
         assert!(has(&cluster, &number.to_string()).await, "{number}");
     }
 }
+
+/// The power fails again and again before the new self has its place: which of its former selves is
+/// the member does not matter.
+#[tokio::test]
+async fn power_cuts_before_the_place_is_taken_are_survived() {
+    let mut cluster = start(SyncMode::Never).await;
+    for number in 0..20 {
+        write(&cluster, Acks::Quorum, number.to_string()).await;
+    }
+    let leader = cluster.leader().await.unwrap();
+    let (down, _) = followers(leader);
+    let id = cluster.id(down).to_string();
+    let known = members(&cluster, leader).await;
+    let (_, first, _) = known.into_iter().find(|(node, ..)| *node == id).unwrap();
+    for _ in 0..4 {
+        cluster.cut_power(down);
+        cluster.restart(down).await.unwrap();
+        let (disk, dir) = (cluster.disk(down).unwrap().clone(), cluster.data_dir(down));
+        until("it begins anew", async || {
+            let files = zmesh::wal::Disk::list(&disk, dir).unwrap();
+            files.contains(&dir.join("rejoin")) && files.contains(&dir.join("unsynced"))
+        })
+        .await;
+    }
+    cluster.cut_power(down);
+    cluster.restart(down).await.unwrap();
+    until_voter(&cluster, down, first).await;
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    for number in 0..20 {
+        assert!(has(&cluster, &number.to_string()).await, "{number}");
+    }
+}

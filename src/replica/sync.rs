@@ -57,7 +57,7 @@ const FILE: &str = "unsynced";
 /// What a mark begins with.
 const MAGIC: &str = "zmesh unsynced 1\n";
 /// The most bytes of a mark that are read.
-const BYTES_MAX: u64 = 256;
+const BYTES_MAX: u64 = 4_096;
 
 /// The file of the mark.
 pub(super) fn file(dir: &Path) -> PathBuf {
