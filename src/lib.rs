@@ -52,9 +52,12 @@
 //! | choose peers | [`route::Filter`] over labels, [`route::Choice`] among those that match |
 //! | see who comes and goes | [`Node::events`], [`Node::peers`], [`Node::wait_for_peers`] |
 //! | know what happened after an error | [`RequestError::effect`], [`kv::Error::effect`], [`ErrorCode`] |
-//! | set, read and clear keys | [`kv::Kv`] |
+//! | set, read, list and clear keys | [`kv::Kv`] |
+//! | write under conditions, or several keys at once | [`kv::Set`], [`kv::Txn`] |
+//! | see every change of a key | [`kv::Watch`] |
+//! | be the only one | [`kv::Kv::lock`], [`kv::Kv::elect`], [`kv::Guard`] |
 //! | append, read and follow records | [`log::Log`], [`log::Topic`], [`log::Tail`] |
-//! | replicate | [`replica::Replica`], [`replica::ReplicaSettings`] |
+//! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
 //!
@@ -79,6 +82,7 @@ pub mod config;
 pub mod consensus;
 pub mod discovery;
 mod error;
+pub mod host;
 mod id;
 pub mod kv;
 pub mod log;

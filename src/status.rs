@@ -7,6 +7,7 @@
 //! Pure apart from asking the node and the replica, which answer from memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,8 +63,11 @@ pub struct Status {
     /// What it is made of.
     #[serde(flatten)]
     pub build: Build,
-    /// The replica; none if the node runs none.
+    /// The replica of the key-value store; none if the node runs none.
     pub replica: Option<ReplicaStatus>,
+    /// The replicas of the log, by group; empty if the node runs none.
+    #[serde(default)]
+    pub log: Vec<ReplicaStatus>,
     /// Peers that have joined, in the order of their names.
     pub peers: Vec<Peer>,
     /// Its requests that are not answered yet.
@@ -123,8 +127,14 @@ pub struct Running {
     pub term: u64,
     /// The node that leads, if known.
     pub leader: Option<NodeId>,
+    /// The first index that its log still has.
+    #[serde(default)]
+    pub first_index: u64,
     /// The last index of its log.
     pub last_index: u64,
+    /// Entries that its log has.
+    #[serde(default)]
+    pub entries: u64,
     /// The highest index known to be committed.
     pub commit: u64,
     /// The highest index that the machine has seen.
@@ -191,16 +201,20 @@ pub struct Follower {
 pub fn serve(
     node: &Node,
     replica: Option<&replica::Replica>,
+    log: &[replica::Replica],
     build: Build,
 ) -> Result<(), RegisterError> {
     let (weak, replica) = (node.downgrade(), replica.map(replica::Replica::downgrade));
+    let log: Arc<[_]> = log.iter().map(replica::Replica::downgrade).collect();
     node.on_system(SUBJECT).concurrent(ANSWERS_MAX).request_raw(move |_call| {
         let (weak, replica, build) = (weak.clone(), replica.clone(), build.clone());
+        let log = Arc::clone(&log);
         async move {
             let gone = || HandlerError::new(ErrorCode::ShuttingDown, "the node is stopping");
             let node = weak.upgrade().ok_or_else(gone)?;
             let replica = replica.and_then(|replica| replica.upgrade());
-            let status = Status::of(&node, replica.as_ref(), build).await;
+            let log: Vec<_> = log.iter().filter_map(|replica| replica.upgrade()).collect();
+            let status = Status::of(&node, replica.as_ref(), &log, build).await;
             match serde_json::to_vec(&status) {
                 Ok(json) => Ok(Bytes::from(json)),
                 Err(error) => Err(HandlerError::failed(error.to_string())),
@@ -239,16 +253,30 @@ pub enum AskError {
 }
 
 impl Status {
-    /// The status of `node` and of its replica.
-    pub async fn of(node: &Node, replica: Option<&replica::Replica>, build: Build) -> Self {
+    /// The status of `node`, of its replica of the store and of those of the log.
+    pub async fn of(
+        node: &Node,
+        replica: Option<&replica::Replica>,
+        log: &[replica::Replica],
+        build: Build,
+    ) -> Self {
         let replica = match replica {
             Some(replica) => Some(replica.status().await.into()),
             None => None,
         };
-        Self::new(node.status(), replica, build)
+        let mut groups = Vec::with_capacity(log.len());
+        for group in log {
+            groups.push(group.status().await.into());
+        }
+        Self::new(node.status(), replica, groups, build)
     }
 
-    fn new(node: NodeStatus, replica: Option<ReplicaStatus>, build: Build) -> Self {
+    fn new(
+        node: NodeStatus,
+        replica: Option<ReplicaStatus>,
+        log: Vec<ReplicaStatus>,
+        build: Build,
+    ) -> Self {
         let drops = drops(&node);
         Self {
             node: node.node,
@@ -260,6 +288,7 @@ impl Status {
             encrypted: node.encrypted,
             build,
             replica,
+            log,
             peers: node.peers.into_iter().map(Peer::from).collect(),
             in_flight: node.in_flight,
             received: node.counters.received,
@@ -268,15 +297,9 @@ impl Status {
         }
     }
 
-    /// The replica, if it takes part.
+    /// The replica of the store, if it takes part.
     pub fn running(&self) -> Option<&Running> {
-        match &self.replica {
-            Some(ReplicaStatus::Running(running)) => Some(running),
-            Some(
-                ReplicaStatus::Doubtful | ReplicaStatus::Forming { .. } | ReplicaStatus::Stopped(_),
-            )
-            | None => None,
-        }
+        self.replica.as_ref().and_then(ReplicaStatus::running)
     }
 
     /// The term in which it leads, if it does by its own account. Of several that claim to lead,
@@ -315,6 +338,16 @@ fn collect(drops: &mut BTreeMap<String, u64>, name: &str, value: &serde_json::Va
     }
     for (reason, count) in value.as_object().into_iter().flatten() {
         collect(drops, &format!("{name}.{reason}"), count);
+    }
+}
+
+impl ReplicaStatus {
+    /// More about it, if it takes part.
+    pub fn running(&self) -> Option<&Running> {
+        match self {
+            Self::Running(running) => Some(running),
+            Self::Doubtful | Self::Forming { .. } | Self::Stopped(_) => None,
+        }
     }
 }
 
@@ -368,7 +401,9 @@ impl From<replica::Status> for Running {
             role: status.role,
             term: status.term,
             leader: status.leader.clone(),
+            first_index: status.first_index,
             last_index: status.last_index,
+            entries: (status.last_index + 1).saturating_sub(status.first_index),
             commit: status.commit,
             applied: status.applied,
             voters: named(true),

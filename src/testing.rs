@@ -18,7 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::consensus::Role;
-use crate::kv::{Kv, KvMachine, SERVICE};
+use crate::host::{Host, HostError};
+use crate::kv::{Kv, SERVICE};
+use crate::log::Log;
 use crate::presence::Heartbeat;
 use crate::replica::{self, Progress, Replica, ReplicaSettings, Status};
 use crate::route::Filter;
@@ -92,13 +94,16 @@ struct Plan {
     network: Option<Network>,
     members: Vec<NodeId>,
     services: Vec<Service>,
+    log_groups: u16,
 }
 
 /// One node and what stays of it when it does not run.
 #[derive(Debug)]
 struct Member {
     id: NodeId,
+    /// With those of its replicas, and that of the store.
     data_dir: PathBuf,
+    store_dir: PathBuf,
     /// Whether it joins the cluster after its beginning.
     join: bool,
     /// Where it listens, or listened last: it comes back there if it can.
@@ -109,7 +114,7 @@ struct Member {
 /// A node at work.
 struct Running {
     node: Node,
-    replica: Replica,
+    host: Host,
     services: Vec<Replica>,
     /// Dropped to end the thread.
     end: Option<oneshot::Sender<()>>,
@@ -131,6 +136,9 @@ pub enum TestError {
         /// What was still missing, node by node.
         missing: String,
     },
+    /// The replicas of a node did not start.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// A node did not start.
     #[error("{node} did not start: {source}")]
     Start {
@@ -173,6 +181,13 @@ impl TestClusterBuilder {
         self
     }
 
+    /// How many groups the log has [default: 0, no log; at most 16].
+    /// [`TestCluster::wait_healthy`] waits for them as for the store.
+    pub fn log_groups(mut self, groups: u16) -> Self {
+        self.plan.log_groups = groups;
+        self
+    }
+
     /// Has every node run a replica of a machine of your own as well, as the service `name`. Its
     /// client is [`replica::Client`]; [`TestCluster::wait_healthy`] does not look at it.
     pub fn service<M: replica::Machine + Send + 'static>(
@@ -195,12 +210,9 @@ impl TestClusterBuilder {
         let name = |number: usize| NodeId::new(&format!("n{}", number + 1));
         plan.members = (0..self.nodes).map(name).collect::<Result<_, _>>()?;
         let plan = Arc::new(plan);
-        let member = |(number, id): (usize, &NodeId)| Member {
-            id: id.clone(),
-            data_dir: dir.path().join(id.as_str()),
-            join: false,
-            address: plan.network.as_ref().map(|_| memory_address(number)),
-            running: None,
+        let member = |(number, id): (usize, &NodeId)| {
+            let address = plan.network.as_ref().map(|_| memory_address(number));
+            Member::new(id.clone(), dir.path(), false, address)
         };
         let members = plan.members.iter().enumerate().map(member).collect();
         let client = plan.client("client", &[])?;
@@ -238,6 +250,7 @@ impl TestCluster {
             network: None,
             members: Vec::new(),
             services: Vec::new(),
+            log_groups: 0,
         };
         TestClusterBuilder { nodes, plan }
     }
@@ -270,13 +283,22 @@ impl TestCluster {
         &self.running(number).node
     }
 
-    /// The replica of a running node.
+    /// The replica of the store on a running node.
     ///
     /// # Panics
     ///
     /// If the node does not run.
     pub fn replica(&self, number: usize) -> &Replica {
-        &self.running(number).replica
+        self.running(number).host.store()
+    }
+
+    /// The replicas of the log on a running node, by group.
+    ///
+    /// # Panics
+    ///
+    /// If the node does not run.
+    pub fn log_replicas(&self, number: usize) -> &[Replica] {
+        self.running(number).host.log()
     }
 
     /// The replica of a service of your own on a running node.
@@ -290,9 +312,9 @@ impl TestCluster {
         named.next().map(|(_, replica)| replica).expect("a service of the cluster")
     }
 
-    /// Where a node has its log. Change it only while the node does not run.
+    /// Where the store of a node has its files. Change them only while the node does not run.
     pub fn data_dir(&self, number: usize) -> &Path {
-        &self.members[number].data_dir
+        &self.members[number].store_dir
     }
 
     /// A directory that goes with the cluster, for what a test wants to keep beside it.
@@ -308,6 +330,11 @@ impl TestCluster {
     /// The store, as the client sees it.
     pub fn kv(&self) -> Kv {
         Kv::new(&self.client)
+    }
+
+    /// The log, as the client sees it.
+    pub fn log(&self) -> Log {
+        Log::new(&self.client)
     }
 
     /// The store, as a new client sees it that is linked to one node only.
@@ -334,7 +361,7 @@ impl TestCluster {
     /// [`TestError::NotYet`] if nobody leads for 30 s.
     pub async fn leader(&self) -> Result<usize, TestError> {
         self.wait(PATIENCE, async || {
-            let statuses = self.statuses().await;
+            let statuses = self.statuses(0).await;
             let leaders = statuses.iter().filter_map(|(number, progress)| match progress {
                 Progress::Running(status) if status.role == Role::Leader => {
                     Some((status.term, *number))
@@ -372,9 +399,11 @@ impl TestCluster {
     /// not run.
     pub async fn stop(&mut self, number: usize) {
         let Some(running) = &self.members[number].running else { return };
-        running.replica.stop();
-        if tokio::time::timeout(PATIENCE, running.replica.stopped()).await.is_err() {
-            tracing::warn!(node = %running.node.id(), "the replica did not stop in time");
+        running.host.stop();
+        for (name, replica) in running.host.replicas() {
+            if tokio::time::timeout(PATIENCE, replica.stopped()).await.is_err() {
+                tracing::warn!(node = %running.node.id(), name, "a replica did not stop in time");
+            }
         }
         running.node.stop().await;
         self.kill(number);
@@ -389,9 +418,8 @@ impl TestCluster {
     pub async fn join(&mut self) -> Result<usize, TestError> {
         let number = self.members.len();
         let id = NodeId::new(&format!("n{}", number + 1))?;
-        let data_dir = self.dir.path().join(id.as_str());
         let address = self.plan.network.as_ref().map(|_| memory_address(number));
-        self.members.push(Member { id, data_dir, join: true, address, running: None });
+        self.members.push(Member::new(id, self.dir.path(), true, address));
         self.restart(number).await?;
         Ok(number)
     }
@@ -430,11 +458,14 @@ impl TestCluster {
         member.running.as_ref().unwrap_or_else(|| panic!("{} does not run", member.id))
     }
 
-    async fn statuses(&self) -> Vec<(usize, Progress)> {
+    /// Of the store, at the first place, or of a group of the log.
+    async fn statuses(&self, place: usize) -> Vec<(usize, Progress)> {
         let mut statuses = Vec::new();
         for (number, member) in self.members.iter().enumerate() {
             if let Some(running) = &member.running {
-                statuses.push((number, running.replica.status().await));
+                let mut replicas = running.host.replicas();
+                let (_, replica) = replicas.nth(place).expect("every node runs as many replicas");
+                statuses.push((number, replica.status().await));
             }
         }
         statuses
@@ -442,8 +473,26 @@ impl TestCluster {
 
     /// What is missing for the cluster to be healthy.
     async fn health(&self) -> Result<(), String> {
+        for place in 0..=usize::from(self.plan.log_groups) {
+            let health = self.service_health(place).await;
+            health.map_err(|missing| match place {
+                0 => missing,
+                place => format!("group {} of the log: {missing}", place - 1),
+            })?;
+        }
+        let running = self.members.iter().filter(|member| member.running.is_some()).count();
+        let linked = self.client.peers().len();
+        match linked >= running {
+            true => Ok(()),
+            false => Err(format!("the client is linked to {linked} nodes")),
+        }
+    }
+
+    /// What is missing for the replicas to be healthy that have this place among those of their
+    /// nodes.
+    async fn service_health(&self, place: usize) -> Result<(), String> {
         let mut statuses = Vec::new();
-        for (number, progress) in self.statuses().await {
+        for (number, progress) in self.statuses(place).await {
             match progress {
                 Progress::Running(status) => statuses.push((number, *status)),
                 other @ (Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_)) => {
@@ -456,11 +505,7 @@ impl TestCluster {
         for (number, status) in &statuses {
             self.member_health(*number, status, first.as_ref(), commit, statuses.len())?;
         }
-        let linked = self.client.peers().len();
-        match linked >= statuses.len() {
-            true => Ok(()),
-            false => Err(format!("the client is linked to {linked} nodes")),
-        }
+        Ok(())
     }
 
     fn member_health(
@@ -506,6 +551,14 @@ impl TestCluster {
     }
 }
 
+impl Member {
+    fn new(id: NodeId, dir: &Path, join: bool, address: Option<Address>) -> Self {
+        let data_dir = dir.join(id.as_str());
+        let store_dir = data_dir.join(SERVICE);
+        Self { id, data_dir, store_dir, join, address, running: None }
+    }
+}
+
 impl Plan {
     /// A node without a replica, on the caller's runtime.
     fn client(&self, name: &str, seeds: &[Address]) -> Result<Node, TestError> {
@@ -542,7 +595,7 @@ struct Launch {
 
 impl Launch {
     /// Starts node and replica on the present runtime.
-    fn start(&self) -> Result<(Node, Replica, Vec<Replica>), crate::StartError> {
+    fn start(&self) -> Result<(Node, Host, Vec<Replica>), TestError> {
         let any_port = || Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
         let node = match &self.bind {
             None => self.node(any_port()),
@@ -551,7 +604,9 @@ impl Launch {
                 Err(crate::StartError::Bind(_)) => self.node(any_port()),
                 started => started,
             },
-        }?;
+        };
+        let start = |source| TestError::Start { node: self.id.clone(), source };
+        let node = node.map_err(start)?;
         let settings = ReplicaSettings {
             join: self.join,
             wal: self.plan.wal,
@@ -560,8 +615,8 @@ impl Launch {
         };
         let start = |service: &Service| service.start(&node, settings.clone());
         let services = self.plan.services.iter().map(start).collect();
-        let replica = Replica::start(&node, SERVICE, settings, KvMachine::new());
-        Ok((node, replica, services))
+        let host = Host::start(&node, &settings, self.plan.log_groups)?;
+        Ok((node, host, services))
     }
 
     fn node(&self, bind: Address) -> Result<Node, crate::StartError> {
@@ -575,11 +630,11 @@ impl Launch {
 
 impl Running {
     async fn start(launch: Launch) -> Result<Self, TestError> {
-        let id = launch.id.clone();
+        let name = launch.id.to_string();
         let (end, ended) = oneshot::channel();
         let (started, mut start) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name(id.to_string()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
             runtime.block_on(async move {
                 let result = launch.start();
                 if started.send(result).await.is_ok() {
@@ -591,10 +646,8 @@ impl Running {
         })?;
         let (end, thread) = (Some(end), Some(thread));
         match start.recv().await {
-            Some(Ok((node, replica, services))) => {
-                Ok(Self { node, replica, services, end, thread })
-            }
-            Some(Err(source)) => Err(TestError::Start { node: id, source }),
+            Some(Ok((node, host, services))) => Ok(Self { node, host, services, end, thread }),
+            Some(Err(error)) => Err(error),
             None => Err(TestError::System(std::io::Error::other("the node's thread has ended"))),
         }
     }

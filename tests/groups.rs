@@ -5,12 +5,16 @@
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 #![expect(clippy::disallowed_methods, reason = "measures how long something was waited for")]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use zmesh::Node;
 use zmesh::consensus::Role;
+use zmesh::host::{Host, HostError};
+use zmesh::log::{ReadLimits, Record, TopicOptions, group_of};
 use zmesh::presence::Heartbeat;
-use zmesh::replica::{Client, ClientError, Options, Progress, Replica, Status};
+use zmesh::replica::{Client, ClientError, Options, Progress, Replica, ReplicaSettings, Status};
 use zmesh::testing::TestCluster;
 
 #[path = "replica/journal.rs"]
@@ -171,4 +175,57 @@ async fn messages_in_the_log_outlive_the_members_that_took_them() {
     }
     let (_, answer) = client.query(Bytes::new()).await.unwrap();
     assert_eq!(answer.response, RETAINED.to_string());
+}
+
+/// The log in a test of one's own: groups beside the store, found by their label, each with its own
+/// directory, and as they were after a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_with_log_groups_keeps_topics_over_a_restart() {
+    let mut cluster = TestCluster::builder(3).log_groups(4).start().await.unwrap();
+    let log = cluster.log().timeout(DEADLINE);
+    assert_eq!(log.group_count().await.unwrap(), 4);
+    let names: Vec<String> = (0..8).map(|number| format!("topic-{number}")).collect();
+    for name in &names {
+        log.topic(name).create(TopicOptions::default()).await.unwrap();
+        log.topic(name).append(Record::new(name.clone())).await.unwrap();
+    }
+    let groups: BTreeSet<u16> = names.iter().map(|name| group_of(name, 4)).collect();
+    assert!(groups.len() > 1, "the topics lie in one group");
+    for number in 0..3 {
+        assert_eq!(cluster.log_replicas(number).len(), 4);
+        let dir = cluster.data_dir(number).parent().unwrap();
+        assert!(dir.join("log3").join("meta").is_file() && dir.join("kv").join("meta").is_file());
+        cluster.stop(number).await;
+    }
+    for number in 0..3 {
+        cluster.restart(number).await.unwrap();
+    }
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    let log = cluster.log().timeout(DEADLINE);
+    for name in &names {
+        let page = log.topic(name).read(0, ReadLimits::default()).await.unwrap();
+        let values: Vec<_> = page.records.iter().map(|stored| stored.value()).collect();
+        assert_eq!(values, [name.as_bytes()]);
+    }
+}
+
+/// A member that was set up with another number would look for topics where they are not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_disagree_on_the_number_of_groups_do_not_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let members = vec!["n1".parse().unwrap(), "n2".parse().unwrap()];
+    let first = Node::builder("n1").bind("tcp://127.0.0.1:0").start().unwrap();
+    let address = first.address().unwrap().clone();
+    let second = Node::builder("n2").connect(address).start().unwrap();
+    let host = |node: &Node, groups| {
+        let settings = ReplicaSettings::new(dir.path().join(node.id().as_str()), members.clone());
+        Host::start(node, &settings, groups).unwrap()
+    };
+    let (two, three) = (host(&first, 2), host(&second, 3));
+    // The store has all members it waits for, and does begin; the third group of the log does not.
+    let told = tokio::time::timeout(DEADLINE, three.disagreement(&second)).await.unwrap();
+    assert_eq!((told.node.as_str(), told.theirs.as_str(), told.ours), ("n1", "2", 3));
+    let again = Host::start(&first, &ReplicaSettings::new(dir.path().join("n1"), members), 3);
+    assert!(matches!(again, Err(HostError::GroupsDiffer { found: 2, asked: 3, .. })));
+    drop(two);
 }

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["consensus"],
     &["replica"],
     &["kv", "log"],
+    &["host"],
     &["status"],
     &["testing", "config"],
     &["cli", "main", "lib"],
@@ -27,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
 const SHELLS: &[&str] = &[
     "src/cli/",
     "src/config",
+    "src/host.rs",
     "src/lib.rs",
     "src/main.rs",
     "src/node/builder.rs",

@@ -13,7 +13,7 @@ use zmesh::{Address, Node, NodeId};
 use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, LocalError, LocalNode, Plan};
 use super::output::Record;
-use super::status::Replica;
+use super::status::{Replica, print_groups};
 use super::{Context, client, period_above_zero};
 
 /// Where the first node of a new cluster listens if nobody else does: where client commands look.
@@ -270,7 +270,8 @@ fn print_nodes(
 ) -> Result<(), Failure> {
     let nodes = cluster.nodes().iter();
     let records: Vec<_> = nodes.map(|node| NodeRecord::of(node, statuses.get(&node.id))).collect();
-    context.out.table_or_json(&records)
+    context.out.table_or_json(&records)?;
+    print_groups(statuses.values(), context.out)
 }
 
 impl From<LocalError> for Failure {

@@ -1,4 +1,4 @@
-//! `zmesh serve`: one node, and its replica if it has a data directory, until a signal.
+//! `zmesh serve`: one node, and its replicas if it has a data directory, until a signal.
 //!
 //! # Contract with whoever starts it
 //!
@@ -24,10 +24,10 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use zmesh::config::{Config, NodeConfig, ReplicaConfig, Sync};
-use zmesh::kv::{self, KvMachine};
+use zmesh::host::{GroupsDisagree, Host, HostError};
 use zmesh::presence::Heartbeat;
 use zmesh::protocol::handlers::Pattern;
-use zmesh::replica::{Replica, ReplicaSettings, StopCause, Stopped, SyncMode};
+use zmesh::replica::{ReplicaSettings, StopCause, Stopped, SyncMode};
 use zmesh::status::{self, Build};
 use zmesh::transport::BindError;
 use zmesh::transport::zmq::check_descriptors;
@@ -85,26 +85,26 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let mut stop = Stop::new(args.exit_with_parent.then(io::stdin))?;
     check_descriptors();
     let node = start(&config)?;
-    let replica = config.replica.as_ref().map(|replica| start_replica(&node, replica));
-    // The replica opens its directory when its task is first run: one that is refused is never ready.
+    let host = config.replica.as_ref().map(|replica| host(&node, replica)).transpose()?;
+    // Replicas open their directories when their tasks are first run: one that is refused is never
+    // ready.
     tokio::task::yield_now().await;
     let running = async {
-        serve(&node, replica.as_ref(), &config, args.print.as_deref(), context.out)?;
+        serve(&node, host.as_ref(), &config, args.print.as_deref(), context.out)?;
         let reason = stop.asked().await;
         tracing::info!(?reason, "stopping");
         Ok(())
     };
     let ended = tokio::select! {
         biased;
-        stopped = stopped(replica.as_ref()) => Err(failure(&stopped, config.replica.as_ref())),
+        ended = ended(&node, host.as_ref(), config.replica.as_ref()) => Err(ended),
         ended = running => ended,
     };
-    if let Some(replica) = &replica {
-        replica.stop();
+    if let Some(host) = &host {
         // A disk that hangs must not keep the process.
-        drop(tokio::time::timeout(CLOSING_MAX, replica.stopped()).await);
+        drop(tokio::time::timeout(CLOSING_MAX, host.close()).await);
     }
-    drop(replica);
+    drop(host);
     node.stop().await;
     ended
 }
@@ -153,8 +153,8 @@ fn not_started(error: &StartError) -> Failure {
     }
 }
 
-/// Starts the replica of the key-value store as configured.
-fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
+/// Starts the replicas as configured.
+fn host(node: &Node, replica: &ReplicaConfig) -> Result<Host, Failure> {
     let mut settings = ReplicaSettings::new(&replica.data_dir, replica.members.clone());
     settings.wal = wal::Options { segment_bytes: replica.segment_bytes, ..settings.wal };
     settings.sync = match replica.sync {
@@ -180,13 +180,35 @@ fn start_replica(node: &Node, replica: &ReplicaConfig) -> Replica {
         election_timeout_max: replica.election_timeout * 2,
         ..defaults
     };
-    Replica::start(node, kv::SERVICE, settings, KvMachine::new())
+    Ok(Host::start(node, &settings, replica.log_groups)?)
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let exit = match error.cause() {
+            StopCause::Asked | StopCause::Failed => Exit::Refused,
+            StopCause::Configuration => Exit::Usage,
+            StopCause::Corrupt => Exit::Corrupt,
+        };
+        let failure = Self::from_error(exit, &error);
+        if let HostError::GroupsDiffer { found, .. } = error {
+            return failure.next(format!("give --log-groups {found}, or another --data-dir"));
+        }
+        failure
+    }
+}
+
+impl From<GroupsDisagree> for Failure {
+    fn from(error: GroupsDisagree) -> Self {
+        let next = format!("give --log-groups {}, with an empty --data-dir", error.theirs);
+        Self::from_error(Exit::Usage, &error).next(next)
+    }
 }
 
 /// Registers what this program answers and says that the node is ready.
 fn serve(
     node: &Node,
-    replica: Option<&Replica>,
+    host: Option<&Host>,
     config: &Config,
     print: Option<&str>,
     out: Output,
@@ -201,7 +223,8 @@ fn serve(
         sync,
     };
     let taken = |error| Failure::from_error(Exit::Refused, &error);
-    status::serve(node, replica, build).map_err(taken)?;
+    let log = host.map(Host::log).unwrap_or_default();
+    status::serve(node, host.map(Host::store), log, build).map_err(taken)?;
     node.on(ECHO).concurrent(ECHOES_MAX).request_call(echo).map_err(taken)?;
     if let Some(address) = node.address() {
         let sync = config.replica.as_ref().map(|replica| replica.sync);
@@ -237,11 +260,16 @@ fn announce(out: Output, node: &NodeId, address: &Address, sync: Sync) -> Result
     }
 }
 
-/// Waits for the end of the replica; for ever if there is none.
-async fn stopped(replica: Option<&Replica>) -> Stopped {
-    match replica {
-        Some(replica) => replica.stopped().await,
-        None => std::future::pending().await,
+/// Waits for the end of one of the replicas; for ever if there is none.
+async fn ended(node: &Node, host: Option<&Host>, config: Option<&ReplicaConfig>) -> Failure {
+    let Some(host) = host else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        (name, stopped) = host.stopped() => {
+            tracing::error!(replica = name, reason = stopped.reason, "a replica cannot go on");
+            failure(&stopped, config)
+        }
+        disagreement = host.disagreement(node) => disagreement.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use zmesh::NodeId;
 use zmesh::consensus::Role;
+use zmesh::replica::Divergence;
 use zmesh::status::{self, ReplicaStatus, Running, Status};
 
 use super::client::{self, Client};
@@ -51,45 +52,39 @@ fn print(rows: &[Row], out: Output) -> Result<(), Failure> {
     if out.is_json() {
         return Ok(());
     }
+    print_groups(rows.iter().map(|row| &row.status), out)?;
     rows.iter().flat_map(|row| remarks(&row.status)).try_for_each(|remark| out.text(&remark))
+}
+
+/// A table of the groups of the log on these nodes, if they run any.
+pub(super) fn print_groups<'a>(
+    statuses: impl Iterator<Item = &'a Status>,
+    out: Output,
+) -> Result<(), Failure> {
+    let groups = statuses.flat_map(|status| {
+        let groups = status.log.iter().zip(0..);
+        groups.map(|(replica, group)| Group { node: &status.node, group, replica })
+    });
+    let groups: Vec<_> = groups.collect();
+    if groups.is_empty() || out.is_json() {
+        return Ok(());
+    }
+    out.text("")?;
+    out.table_or_json(&groups)
 }
 
 /// What somebody should look at.
 fn remarks(status: &Status) -> Vec<String> {
     let node = &status.node;
     let mut remarks = Vec::new();
-    match &status.replica {
-        Some(ReplicaStatus::Doubtful) => {
-            remarks.push(format!(
-                "{node} may have lost writes and stays out until the others have a leader; if all \
-                 went down at once, one directory has to be recovered by force"
-            ));
-        }
-        Some(ReplicaStatus::Forming { missing }) => {
-            remarks.push(format!("{node} waits for {}", names(missing)));
-        }
-        Some(ReplicaStatus::Stopped(stopped)) => {
-            remarks.push(format!("{node}: the replica has stopped: {}", stopped.reason));
-        }
-        Some(ReplicaStatus::Running(running)) => {
-            if !running.has_room {
-                remarks.push(format!("{node} refuses writes: no space is left for the log"));
-            }
-            remarks.extend(under_replicated(node, running));
-            if let Some(damage) = &running.damage {
-                remarks.push(format!("{node} goes on with a damaged file: {damage}"));
-            }
-            remarks.extend(running.divergence.iter().map(|divergence| {
-                format!(
-                    "{node}: its state after entry {} differs from that of {}: see \
-                     `zmesh check --online`",
-                    divergence.index,
-                    divergence.others.join(", ")
-                )
-            }));
-        }
-        None => {}
+    let of_store = status.replica.as_ref().map(replica_remarks).unwrap_or_default();
+    for (group, replica) in status.log.iter().enumerate() {
+        // What is so for the store as well needs no line for each.
+        let own = replica_remarks(replica).into_iter().filter(|remark| !of_store.contains(remark));
+        remarks.extend(own.map(|remark| format!("{node} (log group {group}){remark}")));
     }
+    let of_store = of_store.into_iter().map(|remark| format!("{node}{remark}"));
+    remarks.splice(0..0, of_store);
     if let Some(mode @ ("interval" | "never")) = status.build.sync.as_deref() {
         remarks.push(format!(
             "{node} does not sync every write (sync {mode}): a power cut may take some back"
@@ -106,11 +101,41 @@ fn remarks(status: &Status) -> Vec<String> {
     remarks
 }
 
-fn under_replicated(node: &NodeId, running: &Running) -> Option<String> {
+/// What follows the name of whose replica it is.
+fn replica_remarks(replica: &ReplicaStatus) -> Vec<String> {
+    match replica {
+        ReplicaStatus::Doubtful => {
+            let doubtful = " may have lost writes and stays out until the others have a leader; if \
+                            all went down at once, one directory has to be recovered by force";
+            vec![doubtful.to_owned()]
+        }
+        ReplicaStatus::Forming { missing } => vec![format!(" waits for {}", names(missing))],
+        ReplicaStatus::Stopped(stopped) => {
+            vec![format!(": the replica has stopped: {}", stopped.reason)]
+        }
+        ReplicaStatus::Running(running) => {
+            let full = " refuses writes: no space is left for the log".to_owned();
+            let full = (!running.has_room).then_some(full);
+            let damaged = running.damage.as_ref();
+            let damaged = damaged.map(|damage| format!(" goes on with a damaged file: {damage}"));
+            let remarks = full.into_iter().chain(under_replicated(running)).chain(damaged);
+            remarks.chain(running.divergence.iter().map(|it| differs(it))).collect()
+        }
+    }
+}
+
+fn differs(divergence: &Divergence) -> String {
+    let (index, others) = (divergence.index, divergence.others.join(", "));
+    format!(
+        ": its state after entry {index} differs from that of {others}: see `zmesh check --online`"
+    )
+}
+
+fn under_replicated(running: &Running) -> Option<String> {
     let seconds = running.under_replicated_ms? / 1_000;
     let voters = running.voters.iter().filter(|voter| !running.in_sync.contains(voter));
     let lagging: Vec<_> = voters.cloned().collect();
-    Some(format!("{node} leads under-replicated for {seconds}s: {} not in sync", names(&lagging)))
+    Some(format!(" leads under-replicated for {seconds}s: {} not in sync", names(&lagging)))
 }
 
 fn names(nodes: &[NodeId]) -> String {
@@ -141,6 +166,29 @@ impl Record for Row {
     }
 }
 
+/// One group of the log on one node in the table.
+#[derive(Debug, Serialize)]
+struct Group<'a> {
+    node: &'a NodeId,
+    group: usize,
+    #[serde(flatten)]
+    replica: &'a ReplicaStatus,
+}
+
+impl Record for Group<'_> {
+    const COLUMNS: &'static [&'static str] =
+        &["node", "log group", "role", "term", "commit", "applied", "entries", "in sync", "lag"];
+
+    fn cells(&self) -> Vec<String> {
+        let Replica { role, term, commit, applied, in_sync, lag, .. } =
+            Replica::of_replica(Some(self.replica));
+        let entries = self.replica.running().map(|running| running.entries.to_string());
+        let entries = entries.unwrap_or_else(|| "-".to_owned());
+        let (node, group) = (self.node.to_string(), self.group.to_string());
+        vec![node, group, role, term, commit, applied, entries, in_sync, lag]
+    }
+}
+
 /// The replica in a table, with dashes for what there is not.
 pub(super) struct Replica {
     pub(super) role: String,
@@ -154,15 +202,20 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    /// How the replica of a node is, in words.
+    /// How the replica of the store on a node is, in words.
     pub(super) fn of(status: &Status) -> Self {
-        let phase = match &status.replica {
+        Self::of_replica(status.replica.as_ref())
+    }
+
+    fn of_replica(replica: Option<&ReplicaStatus>) -> Self {
+        let phase = match replica {
             Some(ReplicaStatus::Doubtful) => "doubtful",
             Some(ReplicaStatus::Forming { .. }) => "forming",
             Some(ReplicaStatus::Running(_)) | None => "-",
             Some(ReplicaStatus::Stopped(_)) => "stopped",
         };
-        let Some(running) = status.running() else { return Self::none(phase) };
+        let running = replica.and_then(ReplicaStatus::running);
+        let Some(running) = running else { return Self::none(phase) };
         let lag = running.followers.iter().map(|follower| {
             let silent = if follower.active { "" } else { " (silent)" };
             format!("{} {}{silent}", follower.node, follower.lag)

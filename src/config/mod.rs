@@ -115,10 +115,12 @@ impl LimitsConfig {
 /// The replicated log and key-value store.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReplicaConfig {
-    /// Directory of the log.
+    /// Directory with those of the replicas.
     pub data_dir: PathBuf,
     /// Names of the initial members, each once, in alphabetical order; none if it joins.
     pub members: Vec<NodeId>,
+    /// Groups of the log; 0 for none, at most 16.
+    pub log_groups: u16,
     /// Whether an empty directory becomes that of a new member of a cluster that has begun.
     pub join: bool,
     /// Time between two heartbeats; at most a third of the election timeout.

@@ -87,6 +87,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 // A file that sets both would be refused.
                 ("members", replica.filter(|it| !it.join).map(|it| json!(it.members))),
                 ("join", replica.map(|it| json!(it.join))),
+                ("log_groups", replica.map(|it| json!(it.log_groups))),
                 ("heartbeat_interval", replica.and_then(|it| period(it.heartbeat_interval))),
                 ("election_timeout", replica.and_then(|it| period(it.election_timeout))),
                 ("in_sync_lag_max", replica.and_then(|it| period(it.in_sync_lag_max))),

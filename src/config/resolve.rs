@@ -10,6 +10,7 @@ use super::{
     LogConfig, LogFormat, LogSettings, NodeConfig, NodeSettings, Origin, Origins, Period, Preset,
     ReplicaConfig, ReplicaSettings, Settings, Size, Sync,
 };
+use crate::log::GROUPS_MAX;
 use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX};
 use crate::{Address, NodeId};
 
@@ -43,6 +44,7 @@ const SNAPSHOT_BYTES: u64 = 64 << 20;
 const SNAPSHOT_PART_BYTES: u64 = 256 << 10;
 const SNAPSHOT_PART_RANGE: std::ops::RangeInclusive<u64> = (4 << 10)..=(1 << 20);
 const PROMOTE_LAG_MAX: u64 = 1_000;
+const LOG_GROUPS: u16 = 4;
 const SCRUB_BYTES_PER_SECOND: u64 = 5 << 20;
 const SCRUB_INTERVAL: Duration = PERIOD_MAX;
 const HASH_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -300,6 +302,11 @@ impl Resolver {
             return Err(self.origins.refuse("replica.data_dir", "must not be empty".to_owned()));
         }
         let members = self.initial_members(&given, node)?;
+        let log_groups = given.log_groups.unwrap_or(LOG_GROUPS);
+        if log_groups > GROUPS_MAX {
+            let reason = format!("{log_groups} is more than {GROUPS_MAX}");
+            return Err(self.origins.refuse("replica.log_groups", reason));
+        }
         let (heartbeat_interval, election_timeout) =
             self.election(given.heartbeat_interval, given.election_timeout)?;
         let lag_max = given.in_sync_lag_max;
@@ -331,6 +338,7 @@ impl Resolver {
             data_dir,
             members,
             join: given.join.unwrap_or(false),
+            log_groups,
             heartbeat_interval,
             election_timeout,
             in_sync_lag_max,

@@ -76,8 +76,9 @@ groups! {
     }
     limits: LimitsSettings { payload_max, queue_messages, queue_bytes, peers_max, in_flight_max }
     replica: ReplicaSettings {
-        data_dir, members, join, heartbeat_interval, election_timeout, in_sync_lag_max, sync,
-        sync_interval, segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part, promote_lag, scrub_rate,
+        data_dir, members, join, log_groups, heartbeat_interval, election_timeout, in_sync_lag_max,
+        sync, sync_interval, segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part,
+        promote_lag, scrub_rate,
         scrub_interval, hash_interval,
     }
     log: LogSettings { level, format }
@@ -220,9 +221,10 @@ pub struct LimitsSettings {
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Replica")]
 pub struct ReplicaSettings {
-    /// Directory of the replicated log; it makes this node a replica [default: no replica].
+    /// Directory of the store and the log; it makes this node a replica [default: no replica].
     ///
-    /// Created if it does not exist. It belongs to one node of one cluster for good.
+    /// Created if it does not exist, with a directory in it for each replica: kv, log0 and so on. It
+    /// belongs to one node of one cluster for good.
     #[arg(long, env = "ZMESH_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Names of the initial members, the same list on each [default: this node alone].
@@ -244,6 +246,13 @@ pub struct ReplicaSettings {
         default_missing_value = "true"
     )]
     pub join: Option<bool>,
+    /// Groups that share the topics of the log among them [default: 4; 0 is no log, at most 16].
+    ///
+    /// Chosen once for a cluster, the same on all members: another number is refused from then on.
+    /// Larger: more writers append at once, and an idle node uses more memory and disk. Smaller: fewer
+    /// disks and cores share the work.
+    #[arg(long, env = "ZMESH_LOG_GROUPS", value_name = "COUNT")]
+    pub log_groups: Option<u16>,
     /// Time between two heartbeats of the leader [default: 100ms].
     ///
     /// At most a third of the election timeout. Larger: followers learn of commits later when
@@ -282,7 +291,8 @@ pub struct ReplicaSettings {
     pub sync_interval: Option<Period>,
     /// Size at which a new file of the log is begun [default: 64MiB; 1MiB to 2GiB].
     ///
-    /// Larger: space is given back later and in bigger pieces. Smaller: more files.
+    /// Each group of the log has files of a quarter of it. Larger: space is given back later and in
+    /// bigger pieces. Smaller: more files.
     #[arg(long, env = "ZMESH_SEGMENT_BYTES", value_name = "SIZE")]
     pub segment_bytes: Option<Size>,
     /// Entries after a snapshot after which the next is taken [default: 100000].

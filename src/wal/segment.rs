@@ -22,6 +22,10 @@ use super::{Identity, Point};
 
 const MAGIC: [u8; 8] = *b"zmeshwal";
 const PAYLOAD_BYTES: usize = 48;
+/// Memory in pieces of at least this size is mapped for itself by glibc, and always given back; from
+/// the smaller of the two sizes on it may be.
+const GIVEN_BACK_BYTES: usize = 33 << 20;
+const KEPT_BYTES_MIN: usize = 128 << 10;
 
 /// Where the first entry of a segment lies.
 pub(super) const START: u32 = 80;
@@ -149,7 +153,12 @@ impl Segment {
 
     /// All bytes of the segment.
     pub(super) fn read(&self) -> Result<Vec<u8>, WalError> {
-        let mut bytes = vec![0; usize::try_from(self.allocated).unwrap_or(usize::MAX)];
+        let length = usize::try_from(self.allocated).unwrap_or(usize::MAX);
+        // The system's allocator keeps what it gets back in smaller pieces, and every group of the
+        // log would leave a segment's worth of memory behind.
+        let capacity = if length < KEPT_BYTES_MIN { length } else { length.max(GIVEN_BACK_BYTES) };
+        let mut bytes = Vec::with_capacity(capacity);
+        bytes.resize(length, 0);
         self.file.read_at(&mut bytes, 0).map_err(WalError::io("read", &self.path))?;
         Ok(bytes)
     }

@@ -11,7 +11,7 @@ use super::{Run, finish, zmesh};
 
 /// The directory `data` of a node that has stopped, with a few writes in it.
 fn written() -> TempDir {
-    let served = Served::start(&["--data-dir", "data"]);
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "0"]);
     for key in ["a", "b", "c"] {
         assert_eq!(served.run(&["kv", "set", key, "value"]).exit, 0);
     }
@@ -39,7 +39,7 @@ fn on(dir: &TempDir, args: &[&str]) -> Run {
 
 /// Flips a bit in the value of the first write, with others after it.
 fn damage(dir: &TempDir) -> (PathBuf, usize) {
-    let segment = segment(&dir.path().join("data"));
+    let segment = segment(&dir.path().join("data/kv"));
     let mut bytes = std::fs::read(&segment).unwrap();
     let at = bytes.windows(5).position(|window| window == b"value").unwrap();
     bytes[at] ^= 1;
@@ -54,7 +54,7 @@ fn sound_directory_is_found_sound_and_left_alone() {
     let before = image(&dir.path().join("data"));
     let check = on(&dir, &["check", "data"]);
     assert_eq!((check.exit, check.stderr.as_str()), (0, ""), "{}", check.stdout);
-    for text in ["data/meta", "metadata", "segment", "data: sound; node a, directory "] {
+    for text in ["data/kv/meta", "metadata", "segment", "data/kv: sound; node a, directory "] {
         assert!(check.stdout.contains(text), "{text} is not in {}", check.stdout);
     }
     let json = on(&dir, &["check", "data", "--json"]);
@@ -80,21 +80,21 @@ fn damage_is_named_with_file_and_offset() {
     // The record begins before the value in it.
     let before_value = u64::try_from(at).unwrap() - offset;
     assert!((32..200).contains(&before_value), "{report}");
-    let message = format!("error: CORRUPT: data/{name} is damaged at byte {offset}: ");
+    let message = format!("error: CORRUPT: data/kv/{name} is damaged at byte {offset}: ");
     assert!(check.stderr.starts_with(&message), "{}", check.stderr);
     assert!(check.stderr.ends_with("zmesh repair data\n"), "{}", check.stderr);
-    assert!(check.stdout.contains("data: NOT SOUND; node a"), "{}", check.stdout);
+    assert!(check.stdout.contains("data/kv: NOT SOUND; node a"), "{}", check.stdout);
     assert!(image(&dir.path().join("data")) == before, "the directory was changed");
 }
 
 /// What a running node writes meanwhile would look like damage.
 #[test]
 fn directory_in_use_is_not_looked_at() {
-    let served = Served::start(&["--data-dir", "data"]);
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "0"]);
     assert_eq!(served.run(&["kv", "set", "a", "value"]).exit, 0);
     let check = finish(zmesh(served.dir()).args(["check", "data"]));
     assert_eq!((check.exit, check.stdout.as_str()), (1, ""));
-    assert!(check.stderr.starts_with("error: data is in use by another process\n"));
+    assert!(check.stderr.starts_with("error: data/kv is in use by another process\n"));
     std::fs::create_dir(served.dir().join("empty")).unwrap();
     let nothing = finish(zmesh(served.dir()).args(["check", "empty"]));
     let stderr = "error: empty holds no replica\n  next: name the --data-dir of a node\n";

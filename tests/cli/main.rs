@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 mod directories;
+mod log;
 mod members;
 mod nodes;
 mod store;
@@ -69,6 +70,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "cluster",
         "kv",
         "lock",
+        "log",
         "member",
         "request",
         "tick",
@@ -108,7 +110,7 @@ fn every_setting_of_serve_documents_its_default() {
     let (_, settings) = help.split_once("Node:").unwrap();
     let (settings, _) = settings.split_once("Global options:").unwrap();
     let options: Vec<_> = settings.split("\n      --").skip(1).collect();
-    assert_eq!(options.len(), 33, "options of serve");
+    assert_eq!(options.len(), 34, "options of serve");
     for option in options {
         // Lines are wrapped to the terminal, so a phrase may be split anywhere.
         let words: Vec<_> = option.split_whitespace().collect();
@@ -390,6 +392,7 @@ in_flight_max = 65536 # default
 # data_dir is not set
 # members is not set
 # join is not set
+# log_groups is not set
 # heartbeat_interval is not set
 # election_timeout is not set
 # in_sync_lag_max is not set

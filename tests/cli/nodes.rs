@@ -12,7 +12,7 @@ use super::{Run, finish, run, zmesh};
 
 /// A `zmesh serve` on a socket in a directory of its own: no port that anybody else could have.
 pub(crate) struct Served {
-    dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     child: Child,
     stdout: BufReader<ChildStdout>,
     ready: String,
@@ -39,7 +39,7 @@ impl Served {
         finish(&mut self.command(args))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = zmesh(self.dir.path());
         command.args(args).args(["--connect", "ipc://socket", "--timeout", "20s"]);
         command
@@ -297,7 +297,7 @@ fn what_belongs_to_another_process_is_refused() {
     };
     let locked = failed(
         2,
-        "error: data is in use by another process\n  \
+        "error: data/kv is in use by another process\n  \
          next: check --id, --members and --data-dir (data)\n",
     );
     assert_eq!(serve(served.dir.path(), &["--id", "a"]), locked);
@@ -319,7 +319,7 @@ fn damaged_log_ends_the_node_with_its_own_exit_code() {
         assert_eq!(served.run(&["kv", "set", key, "value"]).exit, 0);
     }
     let (_, dir) = served.stop();
-    let segment = segment(&dir.path().join("data"));
+    let segment = segment(&dir.path().join("data/kv"));
     let mut bytes = std::fs::read(&segment).unwrap();
     let at = bytes.windows(5).position(|window| window == b"value").unwrap();
     bytes[at] ^= 1;
@@ -332,6 +332,39 @@ fn damaged_log_ends_the_node_with_its_own_exit_code() {
     let next = "\n  next: keep a copy of data before anything is changed in it\n";
     assert!(run.stderr.ends_with(next), "{}", run.stderr);
     assert_eq!(std::fs::read(&segment).unwrap(), bytes, "the file was changed");
+}
+
+/// A directory is used as it was made: with the number of groups that it was made for, and not if it
+/// has the files of a replica itself, as those of early versions had.
+#[test]
+fn data_directory_of_another_kind_is_refused() {
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "2"]);
+    let status = served.json(&["status"]);
+    assert_eq!(status["log"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(status["log"][1]["phase"], "running");
+    assert_eq!(status["labels"]["_log.groups"], "2");
+    let table = served.run(&["status"]).stdout;
+    assert!(table.contains("LOG GROUP  ROLE"), "{table}");
+    let (_, dir) = served.stop();
+    let serve = || {
+        let args = ["serve", "--id", "a", "--bind", "ipc://other", "--log-level", "off"];
+        finish(zmesh(dir.path()).args(args).args(["--data-dir", "data"]))
+    };
+    let other = failed(
+        2,
+        "error: data was made for 2 groups of the log, not for 4: the number never changes\n  \
+         next: give --log-groups 2, or another --data-dir\n",
+    );
+    assert_eq!(serve(), other);
+
+    for file in std::fs::read_dir(dir.path().join("data/kv")).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::rename(&path, dir.path().join("data").join(path.file_name().unwrap())).unwrap();
+    }
+    let old = serve();
+    assert_eq!((old.exit, old.stdout.as_str()), (2, ""));
+    let text = "error: data holds the files of a replica itself: they belong into data/kv (stop ";
+    assert!(old.stderr.starts_with(text), "{}", old.stderr);
 }
 
 /// The file that holds the log.

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use zmesh::Effect;
 use zmesh::consensus::membership::Membership;
-use zmesh::kv::{Command, Response};
-use zmesh::replica::session::Submission;
-use zmesh::replica::{Acks, ReplicaError, Reply};
+use zmesh::kv::{
+    Command, Comparison, Condition, Field, KvMachine, Operation as Step, Response, Transaction,
+};
+use zmesh::replica::session::{Sessions, Submission};
+use zmesh::replica::{Acks, Effects, Machine, ReplicaError, Reply};
 use zmesh::wal::{Entry, EntryKind, Point};
 
 /// Knows everything that was promised. Every method fails when a promise is broken.
@@ -17,6 +19,10 @@ pub(crate) struct History {
     leaders: BTreeMap<u64, u64>,
     /// Term and data of each committed entry, by index.
     committed: BTreeMap<u64, (u64, Bytes)>,
+    /// Data of each committed entry that is no change of the members.
+    normal: BTreeMap<u64, Bytes>,
+    /// What the writes at these indexes were answered.
+    answers: BTreeMap<u64, Bytes>,
     /// Index of each committed command. Commands are unique, but those of a session are submitted
     /// more than once.
     commands: BTreeMap<Bytes, u64>,
@@ -88,6 +94,10 @@ impl History {
         if entry.kind == EntryKind::Membership {
             return Ok(());
         }
+        // A new leader's first entry has no command.
+        if !entry.data.is_empty() {
+            self.normal.entry(entry.index).or_insert_with(|| entry.data.clone());
+        }
         match Submission::decode(&entry.data) {
             Ok(Submission::Once { command }) => {
                 let index = *self.commands.entry(command).or_insert(entry.index);
@@ -134,6 +144,7 @@ impl History {
                 ensure(index == Some(applied.index), || {
                     format!("write acknowledged at {} is at {index:?}", applied.index)
                 })?;
+                self.answers.insert(applied.index, applied.response.clone());
                 let newest = self.acknowledged.entry(key).or_default();
                 *newest = applied.index.max(*newest);
                 self.acks += 1;
@@ -150,8 +161,26 @@ impl History {
         Ok(())
     }
 
+    /// Every answer to a write is what a machine says that is given the log, one entry after the
+    /// other: so conditions were decided at the place of the command and nowhere else.
+    fn check_answers(&self) -> Checked {
+        let mut machine = Sessions::new(KvMachine::new());
+        let mut answers = BTreeMap::new();
+        for (index, data) in &self.normal {
+            answers.insert(index, machine.apply(*index, data, &mut Effects::default()));
+        }
+        for (index, response) in &self.answers {
+            let expected = answers.get(index);
+            ensure(expected == Some(response), || {
+                format!("the write at {index} was answered {response:?}, not {expected:?}")
+            })?;
+        }
+        Ok(())
+    }
+
     /// What was said to have had no effect has had none, and nothing acknowledged is missing.
     pub(crate) fn check_end(&self) -> Checked {
+        self.check_answers()?;
         for command in &self.refused {
             ensure(!self.commands.contains_key(command), || "a refused write was applied".into())?;
         }
@@ -177,9 +206,7 @@ impl History {
         let response = Response::decode(response).map_err(|error| error.to_string())?;
         if let Response::Value { revision, value } = response {
             ensure(revision >= at_least, || format!("read {revision}, acked {at_least}"))?;
-            let written = Command::Set { key: key.clone(), value }.encode();
-            let written = written.expect("within the limits");
-            return ensure(self.index_of(&written) == Some(revision), || {
+            return ensure(self.index_of(&write(key, &value)) == Some(revision), || {
                 format!("read at {revision} what was not written there")
             });
         }
@@ -187,6 +214,26 @@ impl History {
         let is_absent = matches!(response, Response::Absent { .. });
         ensure(is_absent && at_least == 0, || format!("read {response:?}, acked {at_least}"))
     }
+}
+
+/// The command that gives a key a value, which is another for each. Some look at the state first, so
+/// that what they answer depends on everything before them; they write in any case.
+pub(crate) fn write(key: &Bytes, value: &Bytes) -> Bytes {
+    let set = Step::set(key.clone(), value.clone());
+    let command = match value.last() {
+        Some(b'0'..=b'3') => Command::Transaction(Transaction {
+            conditions: vec![Condition::Number {
+                key: key.clone(),
+                field: Field::Version,
+                comparison: Comparison::Less,
+                number: 3,
+            }],
+            then: vec![set.clone(), Step::add("below three", 1)],
+            otherwise: vec![Step::clear(key.clone()), Step::get("below three"), set],
+        }),
+        _ => Command::Set { key: key.clone(), value: value.clone() },
+    };
+    command.encode().expect("within the limits")
 }
 
 fn ensure(condition: bool, failure: impl FnOnce() -> String) -> Checked {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use zmesh::consensus::membership::{Bootstrap, Member, Membership};
 use zmesh::consensus::{Log, Role};
-use zmesh::kv::{Command, Query};
+use zmesh::kv::Query;
 use zmesh::replica::session::Submission;
 use zmesh::replica::{
     AckLevel, Acks, Applied, Core, Job, Machine, Options, Sessions, Setup, Snapshots, Store,
@@ -757,8 +757,7 @@ fn member(at: usize, raft_id: u64, voter: bool) -> Member {
 
 /// A write that no other write equals.
 fn set(key: &Bytes, ticket: u64) -> Bytes {
-    let value = Bytes::from(format!("value-{ticket}"));
-    Command::Set { key: key.clone(), value }.encode().expect("within the limits")
+    super::history::write(key, &Bytes::from(format!("value-{ticket}")))
 }
 
 fn once(command: Bytes) -> Bytes {
