@@ -97,10 +97,14 @@ pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, content: &[u8]) -
     disk.sync_dir(dir)
 }
 
-/// The beginning of a small file; none if there is no such file.
+/// The beginning of a small file; none if there is no such file, or no directory yet.
 pub(super) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let path = dir.join(name);
-    if !disk.list(dir)?.contains(&path) {
+    let files = match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        files => files?,
+    };
+    if !files.contains(&path) {
         return Ok(None);
     }
     let file = disk.open(&path, OpenMode::Existing)?;
@@ -139,6 +143,15 @@ mod tests {
         unmark(&disk, Path::new(DIR)).unwrap();
         disk.crash(&mut fastrand::Rng::with_seed(1), Keep::Nothing);
         assert_eq!(confidence_in(&disk), Confidence::Whole, "so is that it was taken away");
+    }
+
+    /// A replica looks for its marks before it has a directory.
+    #[test]
+    fn directory_that_is_not_there_yet_has_no_marks() {
+        let disk = crate::wal::RealDisk;
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(&disk, &dir.path().join("none"), FILE).unwrap(), None);
+        assert_eq!(read(&disk, dir.path(), FILE).unwrap(), None);
     }
 
     /// What nobody can read proves nothing, and must not pass for the mark of this boot.
