@@ -100,12 +100,12 @@ pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, content: &[u8]) -
 /// The beginning of a small file; none if there is no such file, or no directory yet.
 pub(super) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let path = dir.join(name);
-    let files = match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        files => files?,
-    };
-    if !files.contains(&path) {
-        return Ok(None);
+    match disk.list(dir) {
+        Ok(files) if files.contains(&path) => {}
+        Ok(_) => return Ok(None),
+        // A node that begins has no directory yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     }
     let file = disk.open(&path, OpenMode::Existing)?;
     let bytes = usize::try_from(file.len()?.min(BYTES_MAX)).unwrap_or(0);

@@ -47,6 +47,8 @@ pub struct Report {
     pub last_index: u64,
     /// The term of that entry.
     pub last_term: u64,
+    /// Up to which byte the last segment is known to have been synced.
+    pub synced_offset: u64,
     /// The last index in the newest snapshot that is whole.
     pub snapshot_index: Option<u64>,
     /// Every file.
@@ -139,6 +141,7 @@ impl Report {
             first_index: log.compaction.index + 1,
             last_index: log.last.index,
             last_term: log.last.term,
+            synced_offset: log.synced_offset,
             snapshot_index: None,
             files: Vec::new(),
         }

@@ -52,6 +52,13 @@ impl Served {
         serde_json::from_str(&run.stdout).unwrap()
     }
 
+    /// Kills it at once, and returns its directory.
+    pub(crate) fn kill(mut self) -> tempfile::TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.dir
+    }
+
     /// Asks it to stop, and returns its exit code and its directory.
     pub(crate) fn stop(mut self) -> (Option<i32>, tempfile::TempDir) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
@@ -329,7 +336,7 @@ fn damaged_log_ends_the_node_with_its_own_exit_code() {
     let run = finish(zmesh(dir.path()).args(args).args(["--log-level", "off"]));
     assert_eq!((run.exit, run.stdout.as_str()), (5, ""), "{}", run.stderr);
     assert!(run.stderr.starts_with("error: CORRUPT: "), "{}", run.stderr);
-    let next = "\n  next: keep a copy of data before anything is changed in it\n";
+    let next = "\n  next: see what is damaged, and what can be done: zmesh repair data\n";
     assert!(run.stderr.ends_with(next), "{}", run.stderr);
     assert_eq!(std::fs::read(&segment).unwrap(), bytes, "the file was changed");
 }
