@@ -362,14 +362,33 @@ impl TestCluster {
         Ok(Kv::new(&client))
     }
 
-    /// The number of the node that leads; waits for one if there is none.
+    /// The number of the node that leads the store; waits for one if there is none.
     ///
     /// # Errors
     ///
     /// [`TestError::NotYet`] if nobody leads for 30 s.
     pub async fn leader(&self) -> Result<usize, TestError> {
+        self.leader_at(0).await
+    }
+
+    /// The number of the node that leads a group of the log; waits for one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`leader`](Self::leader).
+    ///
+    /// # Panics
+    ///
+    /// If the log has no such group.
+    pub async fn log_leader(&self, group: u16) -> Result<usize, TestError> {
+        assert!(group < self.plan.log_groups, "the log has no group {group}");
+        self.leader_at(1 + usize::from(group)).await
+    }
+
+    /// Who leads the replicas that have this place among those of their nodes.
+    async fn leader_at(&self, place: usize) -> Result<usize, TestError> {
         self.wait(PATIENCE, async || {
-            let statuses = self.statuses(0).await;
+            let statuses = self.statuses(place).await;
             let leaders = statuses.iter().filter_map(|(number, progress)| match progress {
                 Progress::Running(status) if status.role == Role::Leader => {
                     Some((status.term, *number))

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 mod directories;
+mod log;
 mod members;
 mod nodes;
 mod store;
@@ -69,6 +70,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "cluster",
         "kv",
         "lock",
+        "log",
         "member",
         "request",
         "tick",

@@ -12,7 +12,7 @@ use super::{Run, finish, run, zmesh};
 
 /// A `zmesh serve` on a socket in a directory of its own: no port that anybody else could have.
 pub(crate) struct Served {
-    dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     child: Child,
     stdout: BufReader<ChildStdout>,
     ready: String,
