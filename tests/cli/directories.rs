@@ -59,7 +59,7 @@ fn sound_directory_is_found_sound_and_left_alone() {
     for text in ["data/kv/meta", "metadata", "segment", "data/kv: sound; node a, directory "] {
         assert!(check.stdout.contains(text), "{text} is not in {}", check.stdout);
     }
-    let json = on(&dir, &["check", "data", "--json"]);
+    let json = on(&dir, &["check", "data/kv", "--json"]);
     let report: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!((&report["sound"], &report["node"]), (&true.into(), &"a".into()));
     assert_eq!(report["last_index"], report["commit"], "nothing was lost: {report}");
@@ -75,7 +75,7 @@ fn damage_is_named_with_file_and_offset() {
     let check = on(&dir, &["check", "data"]);
     assert_eq!(check.exit, 5, "{}", check.stdout);
     let name = segment.file_name().unwrap().to_str().unwrap();
-    let json = on(&dir, &["check", "data", "--json"]);
+    let json = on(&dir, &["check", "data/kv", "--json"]);
     let report: Value = serde_json::from_str(&json.stdout).unwrap();
     let file = report["files"].as_array().unwrap().iter().find(|it| it["verdict"] == "damaged");
     let offset = file.unwrap()["offset"].as_u64().unwrap();
@@ -102,7 +102,7 @@ fn repair_says_first_and_puts_the_directory_aside_only_when_asked() {
     for args in [["repair", "data"].as_slice(), &["repair", "data", "--cut-unsynced", "--apply"]] {
         let plan = on(&dir, args);
         assert_eq!(plan.exit, 5, "{plan:?}");
-        let text = format!("cannot do anything about data/{name}: ");
+        let text = format!("cannot do anything about data/kv/{name}: ");
         assert!(plan.stdout.starts_with(&text), "{plan:?}");
         assert!(plan.stderr.ends_with("zmesh repair data --rejoin --apply\n"), "{plan:?}");
         assert!(image(&dir.path().join("data")) == before, "the directory was changed");
@@ -122,13 +122,14 @@ fn repair_says_first_and_puts_the_directory_aside_only_when_asked() {
 /// A snapshot that is damaged is not needed as long as the log goes on after the one before.
 #[test]
 fn damaged_snapshot_is_put_aside_when_the_log_makes_up_for_it() {
-    let served = Served::start(&["--data-dir", "data", "--snapshot-entries", "5"]);
+    let served =
+        Served::start(&["--data-dir", "data", "--log-groups", "1", "--snapshot-entries", "5"]);
     for number in 0..30 {
         let key = format!("key-{number}");
         assert_eq!(served.run(&["kv", "set", &key, &"v".repeat(200)]).exit, 0);
     }
     let (_, dir) = served.stop();
-    let data = dir.path().join("data");
+    let data = dir.path().join("data/kv");
     let files = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
     let mut snapshots: Vec<_> =
         files.filter(|file| file.extension().is_some_and(|it| it == "snapshot")).collect();
@@ -142,27 +143,27 @@ fn damaged_snapshot_is_put_aside_when_the_log_makes_up_for_it() {
     let check = on(&dir, &["check", "data"]);
     assert_eq!(check.exit, 5, "{}", check.stdout);
     let name = newest.file_name().unwrap().to_str().unwrap();
-    assert!(check.stderr.contains(&format!("data/{name} is damaged at byte ")), "{check:?}");
+    assert!(check.stderr.contains(&format!("data/kv/{name} is damaged at byte ")), "{check:?}");
 
     assert_eq!(on(&dir, &["repair", "data"]).exit, 5, "only said");
     let repaired = on(&dir, &["repair", "data", "--apply"]);
     assert_eq!((repaired.exit, repaired.stderr.as_str()), (0, ""), "{repaired:?}");
-    assert!(repaired.stdout.ends_with("\ndata: sound\n"), "{repaired:?}");
+    assert!(repaired.stdout.contains("\ndata/kv: sound\n"), "{repaired:?}");
     assert!(data.join(format!("{name}.damaged-1")).exists());
     assert_eq!(on(&dir, &["check", "data"]).exit, 0);
-    let again = Served::start_in(dir, &["--data-dir", "data"]);
+    let again = Served::start_in(dir, &["--data-dir", "data", "--log-groups", "1"]);
     assert_eq!(again.run(&["kv", "get", "key-29"]).stdout, "v".repeat(200));
 }
 
 /// The last record of a node that is alone: cut on an explicit word, with a copy kept.
 #[test]
 fn damaged_end_is_cut_only_on_an_explicit_word() {
-    let served = Served::start(&["--data-dir", "data"]);
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "1"]);
     assert_eq!(served.run(&["kv", "set", "first", "value"]).exit, 0);
     assert_eq!(served.run(&["kv", "set", "last", "value"]).exit, 0);
     // Killed: how far the log was synced and committed is not noted as in an orderly end.
     let dir = served.kill();
-    let segment = segment(&dir.path().join("data"));
+    let segment = segment(&dir.path().join("data/kv"));
     let mut bytes = std::fs::read(&segment).unwrap();
     let at = bytes.windows(5).rposition(|window| window == b"value").unwrap();
     bytes[at] ^= 1;
@@ -176,7 +177,7 @@ fn damaged_end_is_cut_only_on_an_explicit_word() {
     assert_eq!((cut.exit, cut.stderr.as_str()), (0, ""), "{cut:?}");
     let copy = segment.with_extension("wal.damaged-1");
     assert!(std::fs::read(copy).unwrap() == bytes, "the copy is not what was there");
-    let again = Served::start_in(dir, &["--data-dir", "data"]);
+    let again = Served::start_in(dir, &["--data-dir", "data", "--log-groups", "1"]);
     assert_eq!(again.run(&["kv", "get", "first"]).stdout, "value");
     assert_eq!(again.run(&["kv", "get", "last"]).exit, 1, "it was given up");
 }
@@ -185,7 +186,7 @@ fn damaged_end_is_cut_only_on_an_explicit_word() {
 /// keys, unless it is said; and never from half a dump.
 #[test]
 fn dump_is_restored_whole_or_not_at_all() {
-    let served = Served::start(&["--data-dir", "data"]);
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "1"]);
     for number in [0, 100, 200] {
         let set = served.run(&["kv", "set", &format!("key-{number}"), &number.to_string()]);
         assert_eq!(set.exit, 0, "{}", set.stderr);
@@ -195,7 +196,8 @@ fn dump_is_restored_whole_or_not_at_all() {
     child.stdin.take().unwrap().write_all(b"\xff\0").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let dump = served.run(&["dump", "all.dump"]);
-    assert_eq!(dump, done("all.dump: 4 keys, 0 records of 0 topics\n"));
+    let text = "all.dump: 4 keys, 0 records of 0 topics\n";
+    assert_eq!((dump.exit, dump.stdout.as_str()), (0, text), "{dump:?}");
     let text = std::fs::read_to_string(served.dir().join("all.dump")).unwrap();
     assert!(text.starts_with("{\"zmesh\":{\"version\":1,\"cluster\":\"zmesh\","), "{text}");
     assert!(text.contains("{\"key\":{\"key\":\"key-200\",\"value\":\"200\"}}\n"), "{text}");
@@ -207,7 +209,7 @@ fn dump_is_restored_whole_or_not_at_all() {
     assert_eq!(full.exit, 1, "{full:?}");
     assert!(full.stderr.contains("the store has 4 keys; nothing was written"), "{full:?}");
 
-    let other = Served::start(&["--data-dir", "data"]);
+    let other = Served::start(&["--data-dir", "data", "--log-groups", "1"]);
     let file = other.dir().join("all.dump");
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     for (broken, exit) in [(lines[..3].concat(), 5), (text.replace("200", "201"), 5)] {
@@ -219,7 +221,8 @@ fn dump_is_restored_whole_or_not_at_all() {
     }
     std::fs::write(&file, &text).unwrap();
     let restored = other.run(&["restore", "all.dump"]);
-    assert_eq!(restored, done("restored 4 keys, 0 records of 0 topics\n"));
+    let told = "restored 4 keys, 0 records of 0 topics\n";
+    assert_eq!((restored.exit, restored.stdout.as_str()), (0, told), "{restored:?}");
     assert_eq!(other.run(&["kv", "get", "key-200"]).stdout, "200");
     let bytes = other.command(&["kv", "get", "bytes"]).output().unwrap().stdout;
     assert_eq!(bytes, b"\xff\0");
