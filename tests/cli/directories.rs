@@ -13,10 +13,13 @@ use super::{Run, finish, zmesh};
 
 /// The directory `data` of a node that has stopped, with a few writes in it.
 fn written() -> TempDir {
-    let served = Served::start(&["--data-dir", "data", "--log-groups", "0"]);
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "1"]);
     for key in ["a", "b", "c"] {
         assert_eq!(served.run(&["kv", "set", key, "value"]).exit, 0);
     }
+    // The log begins beside the store, and not at the same moment.
+    let appended = served.run(&["log", "append", "orders", "one"]);
+    assert_eq!(appended.exit, 0, "{appended:?}");
     let (exit, dir) = served.stop();
     assert_eq!(exit, Some(0));
     dir
@@ -182,6 +185,32 @@ fn damaged_end_is_cut_only_on_an_explicit_word() {
     assert_eq!(again.run(&["kv", "get", "last"]).exit, 1, "it was given up");
 }
 
+/// Two of three are gone for good: the third begins a new cluster with what it has, only on two explicit
+/// words, and its old directory stays as it is.
+#[test]
+fn new_cluster_begins_with_what_one_member_has() {
+    let dir = written();
+    let before = image(&dir.path().join("data"));
+    let asked = on(&dir, &["recover", "--force", "data", "--to", "new"]);
+    assert_eq!((asked.exit, asked.stdout.as_str()), (2, ""), "{asked:?}");
+    assert_eq!(on(&dir, &["recover", "data", "--to", "new", "--yes"]).exit, 2, "without --force");
+    assert!(!dir.path().join("new").exists(), "it was begun without a word");
+
+    let recovered = on(&dir, &["recover", "--force", "data", "--to", "new", "--yes"]);
+    assert_eq!((recovered.exit, recovered.stderr.as_str()), (0, ""), "{recovered:?}");
+    assert!(recovered.stdout.starts_with("kv: "), "{recovered:?}");
+    assert!(recovered.stdout.contains("\nlog0: "), "{recovered:?}");
+    assert!(recovered.stdout.ends_with("as new members\n"), "{recovered:?}");
+    let after = image(&dir.path().join("data"));
+    assert!(before.keys().all(|file| after.contains_key(file)), "something is missing");
+    let again = on(&dir, &["recover", "--force", "data", "--to", "new", "--yes"]);
+    assert_eq!(again.exit, 2, "the new directory is never overwritten: {again:?}");
+    assert_eq!(on(&dir, &["check", "new"]).exit, 0);
+    let served = Served::start_in(dir, &["--data-dir", "new", "--log-groups", "1"]);
+    assert_eq!(served.run(&["kv", "get", "c"]).stdout, "value");
+    assert_eq!(served.run(&["kv", "set", "d", "value"]).exit, 0);
+}
+
 /// Everything goes out and comes back, bytes that are no text included; not into a store that has
 /// keys, unless it is said; and never from half a dump.
 #[test]
@@ -195,8 +224,12 @@ fn dump_is_restored_whole_or_not_at_all() {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"\xff\0").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+    for value in ["one", "two", "three"] {
+        let appended = served.run(&["log", "append", "orders", value]);
+        assert_eq!(appended.exit, 0, "{appended:?}");
+    }
     let dump = served.run(&["dump", "all.dump"]);
-    let text = "all.dump: 4 keys, 0 records of 0 topics\n";
+    let text = "all.dump: 4 keys, 3 records of 1 topics\n";
     assert_eq!((dump.exit, dump.stdout.as_str()), (0, text), "{dump:?}");
     let text = std::fs::read_to_string(served.dir().join("all.dump")).unwrap();
     assert!(text.starts_with("{\"zmesh\":{\"version\":1,\"cluster\":\"zmesh\","), "{text}");
@@ -221,7 +254,7 @@ fn dump_is_restored_whole_or_not_at_all() {
     }
     std::fs::write(&file, &text).unwrap();
     let restored = other.run(&["restore", "all.dump"]);
-    let told = "restored 4 keys, 0 records of 0 topics\n";
+    let told = "restored 4 keys, 3 records of 1 topics\n";
     assert_eq!((restored.exit, restored.stdout.as_str()), (0, told), "{restored:?}");
     assert_eq!(other.run(&["kv", "get", "key-200"]).stdout, "200");
     let bytes = other.command(&["kv", "get", "bytes"]).output().unwrap().stdout;
@@ -230,7 +263,8 @@ fn dump_is_restored_whole_or_not_at_all() {
     let merged = other.run(&["restore", "all.dump", "--merge"]);
     assert_eq!(merged.exit, 0, "{merged:?}");
     let (first, second) = (text.lines().skip(1), other.run(&["dump"]).stdout);
-    let keys = |line: &&str| line.starts_with("{\"key\"");
+    // The first and the last line are about the dump itself.
+    let keys = |line: &&str| !line.starts_with("{\"zmesh\"") && !line.starts_with("{\"end\"");
     let second: Vec<&str> = second.lines().filter(keys).collect();
     assert_eq!(first.filter(keys).collect::<Vec<_>>(), second, "what came back is the same");
 }
@@ -238,7 +272,7 @@ fn dump_is_restored_whole_or_not_at_all() {
 /// What a running node writes meanwhile would look like damage.
 #[test]
 fn directory_in_use_is_not_looked_at() {
-    let served = Served::start(&["--data-dir", "data", "--log-groups", "0"]);
+    let served = Served::start(&["--data-dir", "data", "--log-groups", "1"]);
     assert_eq!(served.run(&["kv", "set", "a", "value"]).exit, 0);
     let check = finish(zmesh(served.dir()).args(["check", "data"]));
     assert_eq!((check.exit, check.stdout.as_str()), (1, ""));
