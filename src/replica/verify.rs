@@ -20,7 +20,7 @@ use crate::wal::{
 };
 
 /// Files of a replica that say nothing about its state.
-const SILENT: [&str; 3] = ["lock", "reserve", "raft-id"];
+const SILENT: [&str; 6] = ["lock", "reserve", "raft-id", "unsynced", "rejoin", "rejoin.begin"];
 /// What the name of a file begins with that an interrupted write has left.
 const DRAFTS: [&str; 5] =
     ["snapshot.new", "snapshot.part", "raft-id.new", "rejoin.begin.new", "unsynced.new"];

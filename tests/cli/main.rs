@@ -78,6 +78,7 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "status",
         "check",
         "repair",
+        "recover",
         "dump",
         "restore",
         "config",
