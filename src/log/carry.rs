@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::answer::Batch;
 use super::name::{put_name, take_name};
+use super::points::{self, Point};
 use super::refusal::Refusal;
 use super::scan::Scan;
 use super::topic::Topic;
@@ -93,7 +94,8 @@ impl Part {
         std::iter::from_fn(move || Self::take(&mut input))
     }
 
-    fn take(input: &mut Bytes) -> Option<Self> {
+    /// The first part of a carry, or of what is left of one; none if there is none.
+    pub(super) fn take(input: &mut Bytes) -> Option<Self> {
         let topic = take_name(input)?;
         let (id, index) = (input.try_get_u64_le().ok()?, input.try_get_u64_le().ok()?);
         let bytes = usize::try_from(input.try_get_u32_le().ok()?).ok()?;
@@ -101,26 +103,28 @@ impl Part {
         is_there.then(|| Self { topic, id, index, batches: input.split_to(bytes) })
     }
 
-    /// Its batches; none if they are not in order.
-    pub(super) fn batches(&self) -> Option<Vec<Batch>> {
-        Batch::take_all(&mut self.batches.clone()).ok().filter(|batches| !batches.is_empty())
+    /// Its batches, if they are the records of this point, which ends before `end`. There may be
+    /// parts that are not, for instance forged ones: both who carries and who reads have to ask.
+    pub(super) fn batches_of(&self, point: &Point, end: u64) -> Option<Vec<Batch>> {
+        let batches = Batch::take_all(&mut self.batches.clone()).ok()?;
+        let add = |sum, batch: &Batch| {
+            points::checksum(sum, batch.timestamp, batch.count, &batch.records)
+        };
+        let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
+        let is_it = batches.first().map(|batch| batch.base) == Some(point.offset)
+            && batches.last().and_then(Batch::end) == Some(end)
+            && bytes == point.bytes as usize
+            && batches.iter().fold(0, add) == point.checksum;
+        is_it.then_some(batches)
     }
 
     /// Whether these are the records of the point that is next in the sweep of the topic.
     pub(super) fn is_next_of(&self, topic: &Topic) -> bool {
-        let (Some(point), Some(batches)) = (topic.points.at(topic.swept), self.batches()) else {
-            return false;
-        };
-        let begin = batches.first().map(|batch| batch.base);
-        let end = batches.last().and_then(Batch::end);
-        let checksum = |sum, batch: &Batch| crc32c::crc32c_append(sum, &batch.records);
-        let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
-        self.id == topic.id
-            && self.index == point.index
-            && begin == Some(point.offset)
-            && end == Some(topic.end_of(topic.swept))
-            && bytes == point.bytes as usize
-            && batches.iter().fold(0, checksum) == point.checksum
+        topic.points.at(topic.swept).is_some_and(|point| {
+            self.id == topic.id
+                && self.index == point.index
+                && self.batches_of(point, topic.end_of(topic.swept)).is_some()
+        })
     }
 }
 
@@ -133,8 +137,10 @@ mod tests {
         /// Whatever a client sends is parts or is not.
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let (offset, index, timestamp, stamp) = (0, 2, 0, 0);
+            let point = Point { offset, index, timestamp, stamp, bytes: 6, span: 0, checksum: 0 };
             for part in Part::all(Bytes::from(bytes)) {
-                drop(part.batches());
+                drop(part.batches_of(&point, 1));
             }
         }
     }

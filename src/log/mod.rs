@@ -36,6 +36,7 @@
 //! up to 8 MiB less 1 KiB, a batch 65,536 records. The machine has 40 bytes in memory for each few
 //! KiB of a topic, or for each of its batches if others lie between them.
 
+mod ages;
 mod answer;
 mod carry;
 mod client;

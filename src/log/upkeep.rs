@@ -89,6 +89,10 @@ async fn carry(replica: &Replica, slack_bytes: u64) -> Result<(), ReplicaError> 
 /// The command that the machine wants to have proposed, if it wants one.
 fn command(answer: &Bytes) -> Option<Bytes> {
     match Answer::decode(answer).ok()? {
+        Answer::Refused(refusal) => {
+            tracing::warn!(%refusal, "records cannot be carried forward: the log keeps all since");
+            None
+        }
         Answer::Spare(parts) if !parts.is_empty() => Command::Carry(parts).encode().ok(),
         Answer::Appended { .. }
         | Answer::Cursor(_)
@@ -97,7 +101,6 @@ fn command(answer: &Bytes) -> Option<Bytes> {
         | Answer::Group(_)
         | Answer::Offset(_)
         | Answer::Records(_)
-        | Answer::Refused(_)
         | Answer::Spare(_)
         | Answer::Topic(_)
         | Answer::Topics { .. } => None,

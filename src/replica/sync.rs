@@ -72,12 +72,14 @@ pub(super) fn mark(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 
 /// Takes the mark away, durably. Everything has to be synced before.
 pub(super) fn unmark(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    let file = file(dir);
-    if disk.list(dir)?.contains(&file) {
-        disk.remove(&file)?;
-        disk.sync_dir(dir)?;
+    let there = disk.list(dir)?;
+    let mut ours =
+        there.iter().filter(|path| [file(dir), draft(dir, FILE)].contains(path)).peekable();
+    if ours.peek().is_none() {
+        return Ok(());
     }
-    Ok(())
+    ours.try_for_each(|path| disk.remove(path))?;
+    disk.sync_dir(dir)
 }
 
 /// What the mark says. A mark that cannot be read is as good as one of another boot.
@@ -89,7 +91,7 @@ pub(super) fn confidence(disk: &dyn Disk, dir: &Path) -> io::Result<Confidence> 
 
 /// Puts a small file in the place of another, durably and as a whole.
 pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let draft = dir.join(format!("{name}.new"));
+    let draft = draft(dir, name);
     let file = disk.open(&draft, OpenMode::CreateEmpty)?;
     file.write_at(content, 0)?;
     file.sync_data()?;
@@ -97,11 +99,20 @@ pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, content: &[u8]) -
     disk.sync_dir(dir)
 }
 
-/// The beginning of a small file; none if there is no such file.
+/// What an interrupted [`replace`] may leave.
+pub(super) fn draft(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.new"))
+}
+
+/// The beginning of a small file; none if there is no such file, or no directory yet.
 pub(super) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let path = dir.join(name);
-    if !disk.list(dir)?.contains(&path) {
-        return Ok(None);
+    match disk.list(dir) {
+        Ok(files) if files.contains(&path) => {}
+        Ok(_) => return Ok(None),
+        // A node that begins has no directory yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     }
     let file = disk.open(&path, OpenMode::Existing)?;
     let bytes = usize::try_from(file.len()?.min(BYTES_MAX)).unwrap_or(0);
@@ -139,6 +150,15 @@ mod tests {
         unmark(&disk, Path::new(DIR)).unwrap();
         disk.crash(&mut fastrand::Rng::with_seed(1), Keep::Nothing);
         assert_eq!(confidence_in(&disk), Confidence::Whole, "so is that it was taken away");
+    }
+
+    /// A replica looks for its marks before it has a directory.
+    #[test]
+    fn directory_that_is_not_there_yet_has_no_marks() {
+        let disk = crate::wal::RealDisk;
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(&disk, &dir.path().join("none"), FILE).unwrap(), None);
+        assert_eq!(read(&disk, dir.path(), FILE).unwrap(), None);
     }
 
     /// What nobody can read proves nothing, and must not pass for the mark of this boot.

@@ -22,7 +22,8 @@ use crate::wal::{
 /// Files of a replica that say nothing about its state.
 const SILENT: [&str; 3] = ["lock", "reserve", "raft-id"];
 /// What the name of a file begins with that an interrupted write has left.
-const DRAFTS: [&str; 3] = ["snapshot.new", "snapshot.part", "raft-id.new"];
+const DRAFTS: [&str; 5] =
+    ["snapshot.new", "snapshot.part", "raft-id.new", "rejoin.begin.new", "unsynced.new"];
 
 /// What was found in a directory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,6 +48,8 @@ pub struct Report {
     pub last_index: u64,
     /// The term of that entry.
     pub last_term: u64,
+    /// Up to which byte the last segment is known to have been synced.
+    pub synced_offset: u64,
     /// The last index in the newest snapshot that is whole.
     pub snapshot_index: Option<u64>,
     /// Every file.
@@ -139,6 +142,7 @@ impl Report {
             first_index: log.compaction.index + 1,
             last_index: log.last.index,
             last_term: log.last.term,
+            synced_offset: log.synced_offset,
             snapshot_index: None,
             files: Vec::new(),
         }
@@ -242,9 +246,12 @@ fn state(snapshot: &Snapshot) -> String {
 
 /// A file that is no part of the replica.
 fn stray(name: &str) -> Verdict {
-    let reason = match DRAFTS.contains(&name) {
-        true => "left by an interrupted write; the next start removes it",
-        false => "not a file of a replica; it is left alone",
+    let reason = match name {
+        "rejoin" | "rejoin.begin" => "the replica begins anew, since it may have lost writes",
+        "unsynced" => "writes were not synced when this was left; so it is also while it runs",
+        _ if name.ends_with(".aside") => "set aside until the replica has begun anew",
+        _ if DRAFTS.contains(&name) => "left by an interrupted write; the next start removes it",
+        _ => "not a file of a replica; it is left alone",
     };
     Verdict::Harmless { offset: 0, reason: reason.to_owned() }
 }

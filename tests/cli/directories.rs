@@ -1,12 +1,14 @@
 //! Data directories as an operator looks at them: verified, and repaired, from the command line.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::nodes::{Served, failed, segment};
+use super::nodes::{Served, done, failed, segment};
 use super::{Run, finish, zmesh};
 
 /// The directory `data` of a node that has stopped, with a few writes in it.
@@ -85,6 +87,149 @@ fn damage_is_named_with_file_and_offset() {
     assert!(check.stderr.ends_with("zmesh repair data\n"), "{}", check.stderr);
     assert!(check.stdout.contains("data/kv: NOT SOUND; node a"), "{}", check.stdout);
     assert!(image(&dir.path().join("data")) == before, "the directory was changed");
+}
+
+/// Without --apply nothing is changed, and what the log has acknowledged is never cut: the way back
+/// is to join again, with everything kept.
+#[test]
+fn repair_says_first_and_puts_the_directory_aside_only_when_asked() {
+    let dir = written();
+    let sound = on(&dir, &["repair", "data", "--rejoin", "--apply"]);
+    assert_eq!(sound, done("data: sound; nothing to do\n"), "nothing is put aside without need");
+    let (segment, _) = damage(&dir);
+    let before = image(&dir.path().join("data"));
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    for args in [["repair", "data"].as_slice(), &["repair", "data", "--cut-unsynced", "--apply"]] {
+        let plan = on(&dir, args);
+        assert_eq!(plan.exit, 5, "{plan:?}");
+        let text = format!("cannot do anything about data/{name}: ");
+        assert!(plan.stdout.starts_with(&text), "{plan:?}");
+        assert!(plan.stderr.ends_with("zmesh repair data --rejoin --apply\n"), "{plan:?}");
+        assert!(image(&dir.path().join("data")) == before, "the directory was changed");
+    }
+    assert_eq!(on(&dir, &["repair", "data", "--rejoin"]).exit, 5);
+    assert!(image(&dir.path().join("data")) == before, "the directory was changed");
+
+    let rejoin = on(&dir, &["repair", "data", "--rejoin", "--apply"]);
+    assert_eq!((rejoin.exit, rejoin.stderr.as_str()), (0, ""), "{rejoin:?}");
+    assert!(rejoin.stdout.contains("\n  zmesh member remove a\n"), "{rejoin:?}");
+    assert_eq!(image(&dir.path().join("data")), BTreeMap::new());
+    let aside = image(&dir.path().join("data.damaged-1"));
+    let bytes = |files: &BTreeMap<PathBuf, Vec<u8>>| files.values().cloned().collect::<Vec<_>>();
+    assert!(bytes(&aside) == bytes(&before), "something is missing");
+}
+
+/// A snapshot that is damaged is not needed as long as the log goes on after the one before.
+#[test]
+fn damaged_snapshot_is_put_aside_when_the_log_makes_up_for_it() {
+    let served = Served::start(&["--data-dir", "data", "--snapshot-entries", "5"]);
+    for number in 0..30 {
+        let key = format!("key-{number}");
+        assert_eq!(served.run(&["kv", "set", &key, &"v".repeat(200)]).exit, 0);
+    }
+    let (_, dir) = served.stop();
+    let data = dir.path().join("data");
+    let files = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+    let mut snapshots: Vec<_> =
+        files.filter(|file| file.extension().is_some_and(|it| it == "snapshot")).collect();
+    snapshots.sort();
+    assert!(snapshots.len() > 1, "{snapshots:?}");
+    let newest = snapshots.last().unwrap();
+    let mut bytes = std::fs::read(newest).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(newest, &bytes).unwrap();
+    let check = on(&dir, &["check", "data"]);
+    assert_eq!(check.exit, 5, "{}", check.stdout);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    assert!(check.stderr.contains(&format!("data/{name} is damaged at byte ")), "{check:?}");
+
+    assert_eq!(on(&dir, &["repair", "data"]).exit, 5, "only said");
+    let repaired = on(&dir, &["repair", "data", "--apply"]);
+    assert_eq!((repaired.exit, repaired.stderr.as_str()), (0, ""), "{repaired:?}");
+    assert!(repaired.stdout.ends_with("\ndata: sound\n"), "{repaired:?}");
+    assert!(data.join(format!("{name}.damaged-1")).exists());
+    assert_eq!(on(&dir, &["check", "data"]).exit, 0);
+    let again = Served::start_in(dir, &["--data-dir", "data"]);
+    assert_eq!(again.run(&["kv", "get", "key-29"]).stdout, "v".repeat(200));
+}
+
+/// The last record of a node that is alone: cut on an explicit word, with a copy kept.
+#[test]
+fn damaged_end_is_cut_only_on_an_explicit_word() {
+    let served = Served::start(&["--data-dir", "data"]);
+    assert_eq!(served.run(&["kv", "set", "first", "value"]).exit, 0);
+    assert_eq!(served.run(&["kv", "set", "last", "value"]).exit, 0);
+    // Killed: how far the log was synced and committed is not noted as in an orderly end.
+    let dir = served.kill();
+    let segment = segment(&dir.path().join("data"));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(5).rposition(|window| window == b"value").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    let refused = on(&dir, &["repair", "data", "--apply"]);
+    assert_eq!(refused.exit, 5);
+    assert!(refused.stdout.contains("--cut-unsynced"), "{refused:?}");
+    assert!(std::fs::read(&segment).unwrap() == bytes, "the file was changed");
+
+    let cut = on(&dir, &["repair", "data", "--apply", "--cut-unsynced"]);
+    assert_eq!((cut.exit, cut.stderr.as_str()), (0, ""), "{cut:?}");
+    let copy = segment.with_extension("wal.damaged-1");
+    assert!(std::fs::read(copy).unwrap() == bytes, "the copy is not what was there");
+    let again = Served::start_in(dir, &["--data-dir", "data"]);
+    assert_eq!(again.run(&["kv", "get", "first"]).stdout, "value");
+    assert_eq!(again.run(&["kv", "get", "last"]).exit, 1, "it was given up");
+}
+
+/// Everything goes out and comes back, bytes that are no text included; not into a store that has
+/// keys, unless it is said; and never from half a dump.
+#[test]
+fn dump_is_restored_whole_or_not_at_all() {
+    let served = Served::start(&["--data-dir", "data"]);
+    for number in [0, 100, 200] {
+        let set = served.run(&["kv", "set", &format!("key-{number}"), &number.to_string()]);
+        assert_eq!(set.exit, 0, "{}", set.stderr);
+    }
+    let mut command = served.command(&["kv", "set", "bytes", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"\xff\0").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let dump = served.run(&["dump", "all.dump"]);
+    assert_eq!(dump, done("all.dump: 4 keys, 0 records of 0 topics\n"));
+    let text = std::fs::read_to_string(served.dir().join("all.dump")).unwrap();
+    assert!(text.starts_with("{\"zmesh\":{\"version\":1,\"cluster\":\"zmesh\","), "{text}");
+    assert!(text.contains("{\"key\":{\"key\":\"key-200\",\"value\":\"200\"}}\n"), "{text}");
+    assert_eq!(served.run(&["dump"]).stdout, text, "the same to standard output");
+    let again = served.run(&["dump", "all.dump"]);
+    assert_eq!((again.exit, again.stderr.contains("all.dump exists")), (1, true), "{again:?}");
+
+    let full = served.run(&["restore", "all.dump"]);
+    assert_eq!(full.exit, 1, "{full:?}");
+    assert!(full.stderr.contains("the store has 4 keys; nothing was written"), "{full:?}");
+
+    let other = Served::start(&["--data-dir", "data"]);
+    let file = other.dir().join("all.dump");
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for (broken, exit) in [(lines[..3].concat(), 5), (text.replace("200", "201"), 5)] {
+        std::fs::write(&file, broken).unwrap();
+        let refused = other.run(&["restore", "all.dump"]);
+        assert_eq!(refused.exit, exit, "{refused:?}");
+        assert!(refused.stderr.contains("; nothing was written\n"), "{refused:?}");
+        assert_eq!(other.run(&["kv", "get", "key-0"]).exit, 1, "half of it was written");
+    }
+    std::fs::write(&file, &text).unwrap();
+    let restored = other.run(&["restore", "all.dump"]);
+    assert_eq!(restored, done("restored 4 keys, 0 records of 0 topics\n"));
+    assert_eq!(other.run(&["kv", "get", "key-200"]).stdout, "200");
+    let bytes = other.command(&["kv", "get", "bytes"]).output().unwrap().stdout;
+    assert_eq!(bytes, b"\xff\0");
+    // Again, as after an interruption.
+    let merged = other.run(&["restore", "all.dump", "--merge"]);
+    assert_eq!(merged.exit, 0, "{merged:?}");
+    let (first, second) = (text.lines().skip(1), other.run(&["dump"]).stdout);
+    let keys = |line: &&str| line.starts_with("{\"key\"");
+    let second: Vec<&str> = second.lines().filter(keys).collect();
+    assert_eq!(first.filter(keys).collect::<Vec<_>>(), second, "what came back is the same");
 }
 
 /// What a running node writes meanwhile would look like damage.
