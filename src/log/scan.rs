@@ -123,6 +123,8 @@ impl<'a> Scan<'a> {
     /// Goes on with another topic, and with what has been read.
     pub(super) fn follow(&mut self, name: &'a [u8]) {
         self.name = name;
+        // Its points may come before those of the other topic in the same entry.
+        self.carried = None;
     }
 
     pub(super) fn new(name: &'a [u8], past: &'a dyn Past) -> Self {
