@@ -57,6 +57,7 @@
 //! | see every change of a key | [`kv::Watch`] |
 //! | be the only one | [`kv::Kv::lock`], [`kv::Kv::elect`], [`kv::Guard`] |
 //! | append, read and follow records | [`log::Log`], [`log::Topic`], [`log::Tail`] |
+//! | share the work of a topic | [`log::groups::Group`], [`log::groups::Member`] |
 //! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
 //! | add, promote and remove members from any node | [`replica::Admin`] |
 //! | take everything out and put it back | [`dump`], `zmesh dump` |
