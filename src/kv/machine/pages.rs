@@ -102,14 +102,18 @@ impl Store {
         !found.events.is_empty() || passed >= self.patience()
     }
 
-    /// Whether a question for events that had no answer at an index may have one.
+    /// Whether a question for events that had no answer at an index may have one. Asked for everybody
+    /// who waits, so it looks at what is new and searches nothing.
     pub(super) fn may_answer(&self, query: &EventQuery, since: u64) -> bool {
-        let start = self.event_number(query.from);
-        if self.is_forgotten(query.from) || self.events.len() - start >= self.patience() {
-            return true;
-        }
-        let new = self.event_number(Position::after(since)).max(start);
-        self.events.range(new..).any(|event| query.range.contains(event.key()))
+        let from = query.from.revision;
+        let passed = self.events.len().checked_sub(self.patience());
+        let passed = passed.and_then(|number| self.events.get(number));
+        let is_late = passed.is_some_and(|event| event.revision >= from);
+        let new = self.events.iter().rev();
+        let mut new = new.take_while(|event| event.revision > since && event.revision >= from);
+        self.is_forgotten(query.from)
+            || is_late
+            || new.any(|event| query.range.contains(event.key()))
     }
 
     fn is_forgotten(&self, from: Position) -> bool {
