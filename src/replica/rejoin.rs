@@ -353,8 +353,8 @@ mod tests {
             let disk = MemoryDisk::new();
             disk.create_dir(dir).unwrap();
             ["00.wal", "meta", "lock", "unsynced"].iter().for_each(|name| put(&disk, name));
-            let kind = [crate::wal::Operation::Rename, crate::wal::Operation::SyncDir];
-            disk.fail(kind[rng.usize(..2)], rng.u64(..5), crate::wal::Fault::Broken);
+            let kind = [wal::Operation::Rename, wal::Operation::SyncDir];
+            disk.fail(kind[rng.usize(..2)], rng.u64(..5), wal::Fault::Broken);
             let done = rejoin().set_aside(&disk, dir);
             disk.heal();
             disk.crash(&mut rng, Keep::Torn);
