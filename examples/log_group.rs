@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use zmesh::log::groups::{Group, GroupError, GroupOptions};
-use zmesh::log::{Log, LogMachine, Record, Start, service};
+use zmesh::log::{Record, Start};
 use zmesh::testing::TestCluster;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,8 +46,8 @@ fn list(jobs: &BTreeMap<u64, String>) -> String {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut cluster = TestCluster::builder(3).service(service(0), LogMachine::new).start().await?;
-    let topic = Log::new(cluster.client()).groups(1).timeout(PATIENCE).topic("jobs");
+    let mut cluster = TestCluster::builder(3).log_groups(1).start().await?;
+    let topic = cluster.log().timeout(PATIENCE).topic("jobs");
     let jobs = ["wash", "dry", "iron", "burn", "fold", "store"].map(Record::new);
     let appended = topic.append_batch(jobs.to_vec()).await?;
     println!("six jobs at offsets {} to {}", appended.first, appended.first + appended.count - 1);
@@ -70,7 +70,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         group.requeue(&[letter.offset]).await?;
     }
 
-    let leader = cluster.leader().await?;
+    let leader = cluster.log_leader(0).await?;
     cluster.kill(leader);
     let mut eve = group.member("eve").join().await?;
     let again = eve.next().await?;

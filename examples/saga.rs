@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::Duration;
 
-use zmesh::log::{Log, LogMachine, ReadLimits, Record, Topic, service};
+use zmesh::log::{ReadLimits, Record, Topic};
 use zmesh::testing::TestCluster;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -97,8 +97,8 @@ async fn entries(saga: &Topic) -> Result<Vec<String>, zmesh::log::Error> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let mut cluster = TestCluster::builder(3).service(service(0), LogMachine::new).start().await?;
-    let saga = Log::new(cluster.client()).groups(1).timeout(PATIENCE).topic("trip-17");
+    let mut cluster = TestCluster::builder(3).log_groups(1).start().await?;
+    let saga = cluster.log().timeout(PATIENCE).topic("trip-17");
     saga.create(Default::default()).await?;
     let mut world = World::default();
 
@@ -106,7 +106,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "the coordinator is lost before it could write that down, and the leader of the log as well"
     );
-    let leader = cluster.leader().await?;
+    let leader = cluster.log_leader(0).await?;
     cluster.kill(leader);
     coordinate(&saga, &mut world, usize::MAX).await?;
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::NodeId;
 use crate::kv::{self, KvMachine};
-use crate::log::{self, GROUPS_LABEL, GROUPS_MAX, LogMachine};
+use crate::log::{self, GROUPS_LABEL, GROUPS_MAX};
 use crate::node::Node;
 use crate::replica::{Progress, Replica, ReplicaSettings, StopCause, Stopped};
 use crate::wal::{self, Disk, OpenMode, RealDisk};
@@ -157,8 +157,7 @@ impl Host {
         settings: &ReplicaSettings,
         log_groups: u16,
     ) -> Result<Self, HostError> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        Self::start_on(&disk, node, settings, log_groups)
+        Self::start_on(Arc::new(RealDisk), node, settings, log_groups)
     }
 
     /// As [`start`](Self::start), on a disk of the caller's choice.
@@ -169,9 +168,9 @@ impl Host {
     ///
     /// # Panics
     ///
-    /// As [`Replica::start`].
+    /// As [`start`](Self::start).
     pub fn start_on(
-        disk: &Arc<dyn Disk>,
+        disk: Arc<dyn Disk>,
         node: &Node,
         settings: &ReplicaSettings,
         log_groups: u16,
@@ -181,13 +180,13 @@ impl Host {
         node.set_system_label(GROUPS_LABEL, Some(log_groups.to_string()));
         let at = |name: &str| settings.data_dir.join(name);
         let of_store = ReplicaSettings { data_dir: at(kv::SERVICE), ..settings.clone() };
-        let on = || Arc::clone(disk);
+        let on = || Arc::clone(&disk);
         let store = Replica::start_on(on(), node, kv::SERVICE, of_store, KvMachine::new());
         let of_group = |group| {
             let name = log::service(group);
             let wal = group_wal(settings.wal);
             let settings = ReplicaSettings { data_dir: at(name), wal, ..settings.clone() };
-            Replica::start_on(on(), node, name, settings, LogMachine::new())
+            log::start_on(on(), node, group, settings)
         };
         let log = (0..log_groups).map(of_group).collect();
         Ok(Self { store, log, groups: log_groups })

@@ -58,6 +58,8 @@
 //! | be the only one | [`kv::Kv::lock`], [`kv::Kv::elect`], [`kv::Guard`] |
 //! | append, read and follow records | [`log::Log`], [`log::Topic`], [`log::Tail`] |
 //! | replicate | [`host::Host`], or a machine of your own: [`replica::Replica`] |
+//! | add, promote and remove members from any node | [`replica::Admin`] |
+//! | take everything out and put it back | [`dump`], `zmesh dump` |
 //! | look at a node from afar | [`status::ask`] |
 //! | test | [`testing::TestCluster`], [`transport::memory`] |
 //!
@@ -81,6 +83,7 @@ pub mod client;
 pub mod config;
 pub mod consensus;
 pub mod discovery;
+pub mod dump;
 mod error;
 pub mod host;
 mod id;

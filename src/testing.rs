@@ -217,7 +217,8 @@ impl TestClusterBuilder {
         let plan = Arc::new(plan);
         let member = |(number, id): (usize, &NodeId)| {
             let address = plan.network.as_ref().map(|_| memory_address(number));
-            Member::new(id.clone(), dir.path(), false, address, plan.memory_disks)
+            let disk = plan.memory_disks.then(wal::MemoryDisk::new);
+            Member::new(id.clone(), dir.path(), false, address, disk)
         };
         let members = plan.members.iter().enumerate().map(member).collect();
         let client = plan.client("client", &[])?;
@@ -361,14 +362,33 @@ impl TestCluster {
         Ok(Kv::new(&client))
     }
 
-    /// The number of the node that leads; waits for one if there is none.
+    /// The number of the node that leads the store; waits for one if there is none.
     ///
     /// # Errors
     ///
     /// [`TestError::NotYet`] if nobody leads for 30 s.
     pub async fn leader(&self) -> Result<usize, TestError> {
+        self.leader_at(0).await
+    }
+
+    /// The number of the node that leads a group of the log; waits for one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`leader`](Self::leader).
+    ///
+    /// # Panics
+    ///
+    /// If the log has no such group.
+    pub async fn log_leader(&self, group: u16) -> Result<usize, TestError> {
+        assert!(group < self.plan.log_groups, "the log has no group {group}");
+        self.leader_at(1 + usize::from(group)).await
+    }
+
+    /// Who leads the replicas that have this place among those of their nodes.
+    async fn leader_at(&self, place: usize) -> Result<usize, TestError> {
         self.wait(PATIENCE, async || {
-            let statuses = self.statuses(0).await;
+            let statuses = self.statuses(place).await;
             let leaders = statuses.iter().filter_map(|(number, progress)| match progress {
                 Progress::Running(status) if status.role == Role::Leader => {
                     Some((status.term, *number))
@@ -426,7 +446,7 @@ impl TestCluster {
         let number = self.members.len();
         let id = NodeId::new(&format!("n{}", number + 1))?;
         let address = self.plan.network.as_ref().map(|_| memory_address(number));
-        let disk = self.plan.memory_disks;
+        let disk = self.plan.memory_disks.then(wal::MemoryDisk::new);
         self.members.push(Member::new(id, self.dir.path(), true, address, disk));
         self.restart(number).await?;
         Ok(number)
@@ -561,10 +581,15 @@ impl TestCluster {
 }
 
 impl Member {
-    fn new(id: NodeId, dir: &Path, join: bool, address: Option<Address>, in_memory: bool) -> Self {
+    fn new(
+        id: NodeId,
+        dir: &Path,
+        join: bool,
+        address: Option<Address>,
+        disk: Option<wal::MemoryDisk>,
+    ) -> Self {
         let data_dir = dir.join(id.as_str());
         let store_dir = data_dir.join(SERVICE);
-        let disk = in_memory.then(wal::MemoryDisk::new);
         Self { id, data_dir, store_dir, join, address, disk, running: None }
     }
 }
@@ -628,7 +653,7 @@ impl Launch {
         let disk = || Arc::clone(&self.disk);
         let start = |service: &Service| service.start(disk(), &node, settings.clone());
         let services = self.plan.services.iter().map(start).collect();
-        let host = Host::start_on(&disk(), &node, &settings, self.plan.log_groups)?;
+        let host = Host::start_on(disk(), &node, &settings, self.plan.log_groups)?;
         Ok((node, host, services))
     }
 

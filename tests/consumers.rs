@@ -8,12 +8,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use zmesh::consensus::Role;
 use zmesh::log::groups::{
     DeadLetter, Group, GroupError, GroupOptions, GroupStatus, Outcome, Start,
 };
-use zmesh::log::{Log, LogMachine, Record, service};
-use zmesh::replica::Progress;
+use zmesh::log::{Log, Record};
 use zmesh::route::Filter;
 use zmesh::testing::TestCluster;
 use zmesh::{Address, ErrorCode, Node};
@@ -21,11 +19,11 @@ use zmesh::{Address, ErrorCode, Node};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn cluster() -> TestCluster {
-    TestCluster::builder(3).service(service(0), LogMachine::new).start().await.unwrap()
+    TestCluster::builder(3).log_groups(1).start().await.unwrap()
 }
 
 fn log(node: &Node) -> Log {
-    Log::new(node).groups(1).timeout(DEADLINE)
+    Log::new(node).timeout(DEADLINE)
 }
 
 /// A group of the topic `jobs`, which gets so many records.
@@ -122,20 +120,6 @@ fn doomed(address: Address, ledger: Arc<Ledger>) -> tokio::sync::oneshot::Receiv
     died
 }
 
-async fn leader(cluster: &TestCluster) -> usize {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        for node in (0..cluster.nodes()).filter(|node| cluster.is_running(*node)) {
-            let progress = cluster.service(node, service(0)).status().await;
-            if matches!(progress, Progress::Running(status) if status.role == Role::Leader) {
-                return node;
-            }
-        }
-        assert!(Instant::now() < end, "nobody leads");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// The promise to users: whatever happens to workers and replicas, every record is worked on and
 /// acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,7 +159,7 @@ async fn every_record_is_acknowledged_whoever_is_killed() {
             first_leaves.send(true).unwrap();
             workers.push(start("w3", &go));
         } else if number == RECORDS / 2 {
-            let leader = leader(&cluster).await;
+            let leader = cluster.log_leader(0).await.unwrap();
             cluster.kill(leader);
             workers.push(start("w4", &go));
         }
@@ -254,7 +238,7 @@ async fn member_that_leaves_finishes_and_gives_back_what_it_has_not_seen() {
 #[tokio::test]
 async fn record_of_a_slow_member_goes_to_another() {
     let cluster = cluster().await;
-    let options = GroupOptions { ack_timeout: secs(1), ..GroupOptions::default() };
+    let options = GroupOptions { ack_timeout: secs(3), ..GroupOptions::default() };
     let group = group(&cluster, 1, options).await;
     let mut slow = group.member("slow").join().await.unwrap();
     let mut quick = group.member("quick").join().await.unwrap();
@@ -274,7 +258,7 @@ async fn record_of_a_slow_member_goes_to_another() {
 #[tokio::test]
 async fn member_that_was_replaced_hears_of_it() {
     let cluster = cluster().await;
-    let options = GroupOptions { session_timeout: secs(4), ..GroupOptions::default() };
+    let options = GroupOptions { session_timeout: secs(8), ..GroupOptions::default() };
     let group = group(&cluster, 0, options).await;
     let mut first = group.member("w1").join().await.unwrap();
     let waiting = tokio::spawn(async move { first.next().await });

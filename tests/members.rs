@@ -263,6 +263,51 @@ async fn member_that_missed_the_joining_of_the_leader_follows_it() {
     assert!(own.ends_with(b"the change"));
 }
 
+/// A member that was away while another one came back with a new directory, and then was made leader,
+/// knows that one by its former raft id. It must hear it by the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_missed_the_new_directory_of_the_leader_follows_it() {
+    let mut cluster = cluster().await;
+    let timeout = Duration::from_secs(10);
+    let leader = cluster.leader().await.unwrap();
+    let away = (0..3).find(|number| *number != leader).unwrap();
+    let new = cluster.join().await.unwrap();
+    let new_id = cluster.id(new).clone();
+    for life in 0..2 {
+        let asked = cluster.replica(leader);
+        let add = async || asked.add_learner(&new_id, timeout).await.map(drop);
+        change("added", add).await;
+        let promote = async || asked.promote(&new_id, timeout).await.map(drop);
+        change("promoted", promote).await;
+        if life == 0 {
+            cluster.wait_healthy(DEADLINE).await.unwrap();
+            cluster.kill(away);
+            let asked = cluster.replica(leader);
+            let remove = async || asked.remove(&new_id, timeout).await.map(drop);
+            change("removed", remove).await;
+            cluster.kill(new);
+            std::fs::remove_dir_all(cluster.data_dir(new)).unwrap();
+            cluster.restart(new).await.unwrap();
+        }
+    }
+    let asked = cluster.replica(leader);
+    let transfer = async || asked.transfer(&new_id, timeout).await.map(drop);
+    change("made leader", transfer).await;
+    let kv = cluster.kv().timeout(DEADLINE);
+    kv.set("after", "the change").await.unwrap();
+    let of_new = |status: Status| {
+        status.members.into_iter().find(|member| member.node == new_id).map(|it| it.raft_id)
+    };
+    let present = of_new(status(cluster.replica(leader)).await.unwrap());
+
+    cluster.restart(away).await.unwrap();
+    let follows = async || {
+        let status = status(cluster.replica(away)).await?;
+        (status.leader == Some(new_id.clone()) && of_new(status) == present).then_some(())
+    };
+    until("followed the new directory", follows).await;
+}
+
 /// What would harm the cluster is refused, with a reason that programs can tell apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_would_do_harm_are_refused_with_their_reason() {

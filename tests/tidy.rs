@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["replica"],
     &["kv", "log"],
     &["host"],
-    &["status"],
+    &["status", "dump"],
     &["testing", "config"],
     &["cli", "main", "lib"],
 ];

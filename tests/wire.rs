@@ -6,10 +6,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use zmesh::log::groups::{
-    DeadLetter, Delivered, GroupCommand, GroupOptions, GroupQuery, GroupResponse, MemberStatus,
-    Outcome as Settled, Refusal as GroupRefusal, Settlement, Start, Verdict, WheelKind,
-};
 use zmesh::protocol::envelope::{Envelope, EnvelopeError, Format, Kind, Limits, Subject};
 use zmesh::protocol::envelope::{HEADER_BYTES, SUBJECT_BYTES_MAX};
 use zmesh::protocol::frame::SHARED_BYTES_MAX;
@@ -23,6 +19,8 @@ use zmesh::replica::CommandId;
 use zmesh::replica::session::{Inquiry, Outcome, SessionError, Submission};
 use zmesh::{Effect, ErrorCode, Incarnation, NODE_ID_BYTES_MAX, NodeId, RequestId};
 
+#[path = "wire/groups.rs"]
+mod groups;
 #[path = "wire/store.rs"]
 mod store;
 
@@ -420,53 +418,6 @@ fn table_of_topics_has_the_groups_of_the_code() {
         for (groups, cell) in [1, 4, 7].into_iter().zip(&row[2..]) {
             assert_eq!(*cell, zmesh::log::group_of(topic, groups).to_string(), "{topic}");
         }
-    }
-}
-
-/// The table of groups, row by row: commands, queries and responses of consumers.
-#[test]
-fn table_of_groups_has_the_bytes_of_the_code() {
-    let (options, offsets) = (GroupOptions::default(), vec![3]);
-    let (g, member, from, max) = (|| "g".to_owned(), 7, 3, 16);
-    let settle = |verdict| {
-        let deliveries = vec![Settlement { offset: 3, delivery: 9 }];
-        GroupCommand::Settle { group: g(), member, verdict, deliveries }.encode()
-    };
-    let wheel = WheelKind::Members;
-    let expected = [
-        GroupCommand::Create { group: g(), start: Start::Offset(3), options }.encode(),
-        GroupCommand::Delete { group: g() }.encode(),
-        GroupCommand::Join { group: g(), name: "w".to_owned() }.encode(),
-        GroupCommand::Leave { group: g(), member }.encode(),
-        GroupCommand::KeepAlive { group: g(), member }.encode(),
-        GroupCommand::Fetch { group: g(), member, max }.encode(),
-        settle(Verdict::Ack),
-        settle(Verdict::Again { after: Duration::from_secs(1) }),
-        settle(Verdict::Bury),
-        settle(Verdict::Extend),
-        settle(Verdict::Release),
-        GroupCommand::Requeue { group: g(), offsets: offsets.clone() }.encode(),
-        GroupCommand::Drop { group: g(), offsets }.encode(),
-        GroupCommand::Tick { group: g(), id: 6, wheel, round: 2 }.encode(),
-        GroupQuery::Groups { after: String::new(), max }.encode(),
-        GroupQuery::Status { group: g() }.encode(),
-        GroupQuery::Members { group: g(), from, max }.encode(),
-        GroupQuery::Dead { group: g(), from, max }.encode(),
-        GroupQuery::Ready { group: g(), member }.encode(),
-        GroupResponse::Done.encode(),
-        GroupResponse::Refused(GroupRefusal::NotMember).encode(),
-        GroupResponse::Joined { member, options }.encode(),
-        GroupResponse::Fetched(vec![Delivered { offset: 3, delivery: 9, tries: 1 }]).encode(),
-        GroupResponse::Settled(vec![Settled::Done, Settled::Stale, Settled::Full]).encode(),
-        GroupResponse::Members(vec![MemberStatus { id: 7, name: "w".to_owned(), in_flight: 1 }])
-            .encode(),
-        GroupResponse::Dead(vec![DeadLetter { offset: 3, tries: 5 }]).encode(),
-        GroupResponse::Ready(true).encode(),
-    ];
-    let rows = table("Groups of consumers");
-    assert_eq!(rows.len(), expected.len());
-    for (row, expected) in rows.iter().zip(&expected) {
-        assert_eq!(row[2], hex(expected).replace(' ', ""), "{}", row[0]);
     }
 }
 

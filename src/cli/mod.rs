@@ -23,6 +23,7 @@ mod compare;
 mod completions;
 mod config;
 mod demo;
+mod dump;
 mod failure;
 mod kv;
 mod local;
@@ -36,6 +37,8 @@ mod peers;
 mod print;
 mod process;
 mod progress;
+mod recover;
+mod repair;
 mod request;
 mod serve;
 mod status;
@@ -145,6 +148,14 @@ enum Command {
     Status(status::Args),
     /// Verify a data directory without changing it, or compare the running replicas.
     Check(check::Args),
+    /// Say what can be done about a damaged data directory; do it with --apply.
+    Repair(repair::Args),
+    /// Begin a new cluster with what one member has, when most others are gone for good.
+    Recover(recover::Args),
+    /// Write everything that the cluster stores to a file, as text.
+    Dump(dump::DumpArgs),
+    /// Write a dump into a cluster.
+    Restore(dump::RestoreArgs),
     /// Check or print a configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -242,12 +253,16 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Completions(_)
         | Command::Config(_)
         | Command::Demo(_)
+        | Command::Dump(_)
         | Command::Kv(_)
         | Command::Lock(_)
         | Command::Log(_)
         | Command::Member(_)
         | Command::Peers(_)
+        | Command::Recover(_)
+        | Command::Repair(_)
         | Command::Request(_)
+        | Command::Restore(_)
         | Command::Status(_)
         | Command::Tick(_)
         | Command::Version => context.start_log()?,
@@ -263,6 +278,10 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Log(command) => wait(log::run(command, context)),
         Command::Member(command) => wait(member::run(command, context)),
         Command::Peers(args) => wait(peers::run(args, context)),
+        Command::Dump(args) => wait(dump::dump(args, context)),
+        Command::Restore(args) => wait(dump::restore(args, context)),
+        Command::Recover(args) => recover::run(args, context),
+        Command::Repair(args) => repair::run(args, context),
         Command::Request(args) => wait(request::run(args, context)),
         Command::Serve(args) => wait(serve::run(args, context)),
         Command::Status(args) => wait(status::run(args, context)),

@@ -284,7 +284,7 @@ fn failure(stopped: &Stopped, config: Option<&ReplicaConfig>) -> Failure {
         StopCause::Configuration => Failure::new(Exit::Usage, &stopped.reason)
             .next(format!("check --id, --members and --data-dir ({dir})")),
         StopCause::Corrupt => Failure::coded(Exit::Corrupt, ErrorCode::Corrupt, &stopped.reason)
-            .next(format!("keep a copy of {dir} before anything is changed in it")),
+            .next(format!("see what is damaged, and what can be done: zmesh repair {dir}")),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) const CONTEXT_BYTES_MAX: usize = 64;
 /// A frame is closed when it has this many bytes; one message may go over it.
 const FRAME_BYTES_SOFT_MAX: usize = 2 * 1024 * 1024;
 
+/// Where the sender stands in a frame.
+const SENDER_AT: usize = 20;
 /// The sender counts entries as persisted that it may lose when its machine dies.
 const FRAME_UNSYNCED: u8 = 1;
 const FLAG_REJECT: u8 = 1;
@@ -74,6 +76,13 @@ pub fn mark_unsynced(frame: Bytes) -> Bytes {
 /// Whether a frame says that its sender does not sync every write.
 pub fn is_unsynced(frame: &Bytes) -> bool {
     frame.get(1).is_some_and(|flags| flags & FRAME_UNSYNCED != 0)
+}
+
+/// Whom a frame names as its sender, before anything else is looked at; none if it is too short. So do
+/// the frames that carry snapshots.
+pub fn sender(frame: &Bytes) -> Option<u64> {
+    let from = frame.get(SENDER_AT..)?.first_chunk::<8>()?;
+    Some(u64::from_le_bytes(*from))
 }
 
 /// Why a frame was refused. Nothing of it was used.

@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::answer::Batch;
 use super::name::{put_name, take_name};
+use super::points::{self, Point};
 use super::refusal::Refusal;
 use super::scan::Scan;
 use super::topic::Topic;
@@ -40,30 +41,31 @@ pub(super) struct Part {
 }
 
 /// Collects parts.
-#[derive(Debug, Default)]
-pub(super) struct Carry {
+pub(super) struct Carry<'a> {
     out: BytesMut,
     parts: usize,
+    scan: Scan<'a>,
+    /// Nothing more is to be read for one command.
+    is_full: bool,
 }
 
-impl Carry {
-    /// Adds the points of a topic that are next in its sweep, as long as there is room.
-    pub(super) fn add(
-        &mut self,
-        name: &Bytes,
-        topic: &Topic,
-        past: &dyn Past,
-    ) -> Result<(), Refusal> {
-        let mut scan = Scan::new(name, past);
+impl<'a> Carry<'a> {
+    pub(super) fn new(past: &'a dyn Past) -> Self {
+        Self { out: BytesMut::new(), parts: 0, scan: Scan::new(&[], past), is_full: false }
+    }
+
+    /// Adds the points of a topic that are next in its sweep, as long as there is room. Topics are
+    /// best given in the order in which they lie in the log, which is then read once.
+    pub(super) fn add(&mut self, name: &'a Bytes, topic: &Topic) -> Result<(), Refusal> {
+        self.scan.follow(name);
         for position in topic.swept..topic.points.len() {
             let Some(point) = topic.points.at(position) else { break };
             let more = self.out.len() + point.bytes as usize;
-            if self.parts == PARTS_MAX || (self.parts > 0 && more > CARRY_BYTES) {
-                break;
-            }
             let mut batches = BytesMut::new();
-            if !scan.whole_point(topic, position, |batch| batch.put(&mut batches))? {
-                // Enough was read for one query.
+            self.is_full = self.parts == PARTS_MAX
+                || (self.parts > 0 && more > CARRY_BYTES)
+                || !self.scan.whole_point(topic, position, |batch| batch.put(&mut batches))?;
+            if self.is_full {
                 break;
             }
             put_name(&mut self.out, name);
@@ -77,7 +79,7 @@ impl Carry {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.parts == PARTS_MAX || self.out.len() >= CARRY_BYTES
+        self.is_full
     }
 
     /// What is carried; nothing if it is empty.
@@ -92,7 +94,8 @@ impl Part {
         std::iter::from_fn(move || Self::take(&mut input))
     }
 
-    fn take(input: &mut Bytes) -> Option<Self> {
+    /// The first part of a carry, or of what is left of one; none if there is none.
+    pub(super) fn take(input: &mut Bytes) -> Option<Self> {
         let topic = take_name(input)?;
         let (id, index) = (input.try_get_u64_le().ok()?, input.try_get_u64_le().ok()?);
         let bytes = usize::try_from(input.try_get_u32_le().ok()?).ok()?;
@@ -100,26 +103,28 @@ impl Part {
         is_there.then(|| Self { topic, id, index, batches: input.split_to(bytes) })
     }
 
-    /// Its batches; none if they are not in order.
-    pub(super) fn batches(&self) -> Option<Vec<Batch>> {
-        Batch::take_all(&mut self.batches.clone()).ok().filter(|batches| !batches.is_empty())
+    /// Its batches, if they are the records of this point, which ends before `end`. There may be
+    /// parts that are not, for instance forged ones: both who carries and who reads have to ask.
+    pub(super) fn batches_of(&self, point: &Point, end: u64) -> Option<Vec<Batch>> {
+        let batches = Batch::take_all(&mut self.batches.clone()).ok()?;
+        let add = |sum, batch: &Batch| {
+            points::checksum(sum, batch.timestamp, batch.count, &batch.records)
+        };
+        let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
+        let is_it = batches.first().map(|batch| batch.base) == Some(point.offset)
+            && batches.last().and_then(Batch::end) == Some(end)
+            && bytes == point.bytes as usize
+            && batches.iter().fold(0, add) == point.checksum;
+        is_it.then_some(batches)
     }
 
     /// Whether these are the records of the point that is next in the sweep of the topic.
     pub(super) fn is_next_of(&self, topic: &Topic) -> bool {
-        let (Some(point), Some(batches)) = (topic.points.at(topic.swept), self.batches()) else {
-            return false;
-        };
-        let begin = batches.first().map(|batch| batch.base);
-        let end = batches.last().and_then(Batch::end);
-        let checksum = |sum, batch: &Batch| crc32c::crc32c_append(sum, &batch.records);
-        let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
-        self.id == topic.id
-            && self.index == point.index
-            && begin == Some(point.offset)
-            && end == Some(topic.end_of(topic.swept))
-            && bytes == point.bytes as usize
-            && batches.iter().fold(0, checksum) == point.checksum
+        topic.points.at(topic.swept).is_some_and(|point| {
+            self.id == topic.id
+                && self.index == point.index
+                && self.batches_of(point, topic.end_of(topic.swept)).is_some()
+        })
     }
 }
 
@@ -132,8 +137,10 @@ mod tests {
         /// Whatever a client sends is parts or is not.
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let (offset, index, timestamp, stamp) = (0, 2, 0, 0);
+            let point = Point { offset, index, timestamp, stamp, bytes: 6, span: 0, checksum: 0 };
             for part in Part::all(Bytes::from(bytes)) {
-                drop(part.batches());
+                drop(part.batches_of(&point, 1));
             }
         }
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::ages::Ages;
 use super::answer::{Answer, TopicView};
 use super::carry::{Carry, Part};
 use super::command::{Append, Command, Expected};
@@ -61,7 +62,7 @@ pub struct LogMachine {
     /// Bytes of all records that are kept.
     bytes: u64,
     /// The topics whose records have an age, in seconds.
-    ages: BTreeMap<Bytes, u32>,
+    ages: Ages,
     /// Cursors of all topics.
     cursors: usize,
     /// Groups of consumers of all topics.
@@ -100,10 +101,8 @@ impl LogMachine {
         };
         let floors = topics.iter().filter_map(floor).collect();
         let bytes = topics.values().map(|topic| topic.bytes).fold(0, u64::saturating_add);
-        let age = |(name, topic): (&Bytes, &Arc<Topic>)| {
-            topic.options.age_seconds().map(|age| (name.clone(), age))
-        };
-        let ages = topics.iter().filter_map(age).collect();
+        let mut ages = Ages::default();
+        topics.iter().for_each(|(name, topic)| ages.set(name, topic.options.age_seconds()));
         let cursors = topics.values().map(|topic| topic.cursors.len()).sum();
         let consumer_groups = topics.values().map(|topic| topic.groups.len()).sum();
         Self { topics, clock, extent, floors, bytes, ages, cursors, consumer_groups }
@@ -300,12 +299,9 @@ impl LogMachine {
     fn advance(&mut self, seen: u32, step: u32, effects: &mut Effects) -> Answer {
         if seen == self.clock {
             self.clock = self.clock.saturating_add(step.min(STEP_MAX));
-            let names: Vec<Bytes> = self.ages.keys().cloned().collect();
-            for name in names {
-                let is_due = self.topics.get(&name).is_some_and(|topic| topic.is_due(self.clock));
-                if is_due {
-                    self.expire(&name, effects);
-                }
+            let due = self.topics.iter().filter(|(_, topic)| topic.is_due(self.clock));
+            for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                self.expire(&name, effects);
             }
         }
         self.set_clock(effects);
@@ -326,10 +322,7 @@ impl LogMachine {
     /// Takes note of the age that a topic has from now on.
     fn count_age(&mut self, name: &Bytes, options: TopicOptions, effects: &mut Effects) {
         let before = self.step();
-        match options.age_seconds() {
-            Some(age) => drop(self.ages.insert(Bytes::copy_from_slice(name), age)),
-            None => drop(self.ages.remove(name)),
-        }
+        self.ages.set(name, options.age_seconds());
         if self.step() != before {
             self.set_clock(effects);
         }
@@ -350,7 +343,7 @@ impl LogMachine {
 
     /// By how much the clock goes on at once; none if nobody needs it.
     fn step(&self) -> Option<u32> {
-        self.ages.values().min().map(|age| (age / STEPS_IN_AGE).clamp(1, STEP_MAX))
+        self.ages.shortest().map(|age| (age / STEPS_IN_AGE).clamp(1, STEP_MAX))
     }
 
     /// Changes a topic, and takes note of where its records begin from now on.
@@ -390,12 +383,15 @@ impl LogMachine {
     /// What lies so far back that the log has more than it should.
     fn spare(&self, slack: u64, past: &dyn Past) -> Changed {
         let wanted = self.bytes.saturating_mul(2).saturating_add(slack);
-        let mut carry = Carry::default();
+        let mut carry = Carry::new(past);
         if self.log_floor().is_some_and(|floor| self.extent.since(floor) > wanted) {
             let end = self.extent.last(wanted);
-            for ((_, _), name) in self.floors.range(..(end, 0)) {
-                if let Some(topic) = self.topics.get(name).filter(|_| !carry.is_full()) {
-                    carry.add(name, topic, past)?;
+            for name in self.floors.range(..(end, 0)).map(|(_, name)| name) {
+                if let Some(topic) = self.topics.get(name) {
+                    carry.add(name, topic)?;
+                }
+                if carry.is_full() {
+                    break;
                 }
             }
         }
@@ -508,10 +504,14 @@ impl Machine for LogMachine {
     }
 
     fn poll_query(&self, query: &Bytes, past: &dyn Past) -> Option<Bytes> {
+        self.may_answer(query, 0).then(|| self.query(query, past))
+    }
+
+    fn may_answer(&self, query: &Bytes, _: u64) -> bool {
         match Query::decode(query) {
-            Ok(Query::Read(read)) if self.is_ahead(&read) => None,
-            Ok(Query::Group { topic, query }) if self.is_early(&topic, &query) => None,
-            Ok(_) | Err(_) => Some(self.query(query, past)),
+            Ok(Query::Read(read)) => !self.is_ahead(&read),
+            Ok(Query::Group { topic, query }) => !self.is_early(&topic, &query),
+            Ok(_) | Err(_) => true,
         }
     }
 

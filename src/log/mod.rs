@@ -36,6 +36,7 @@
 //! up to 8 MiB less 1 KiB, a batch 65,536 records. The machine has 40 bytes in memory for each few
 //! KiB of a topic, or for each of its batches if others lie between them.
 
+mod ages;
 mod answer;
 mod carry;
 mod client;
@@ -72,4 +73,4 @@ pub use record::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, InvalidRecord, KEY_BYTES_MAX, RECORD_BYTES_MAX, Record,
 };
 pub use refusal::Refusal;
-pub use upkeep::{Upkeep, keep, start};
+pub use upkeep::{Upkeep, keep, start, start_on};

@@ -28,7 +28,7 @@ pub(super) struct Point {
     pub(super) bytes: u32,
     /// Entries from the first that belongs to the point to the last.
     pub(super) span: u32,
-    /// CRC32C of the records.
+    /// Of its batches, see [`checksum`].
     pub(super) checksum: u32,
 }
 
@@ -40,6 +40,15 @@ pub(super) struct Points {
     /// Points of the first piece that are gone.
     gone: usize,
     len: usize,
+}
+
+/// The checksum of batches, with one more behind them: CRC32C of the timestamp, the number of records,
+/// that of their bytes, and the records of each. So a copy has the same batches.
+pub(super) fn checksum(before: u32, timestamp: u64, count: u32, records: &[u8]) -> u32 {
+    let mut sum = crc32c::crc32c_append(before, &timestamp.to_le_bytes());
+    sum = crc32c::crc32c_append(sum, &count.to_le_bytes());
+    sum = crc32c::crc32c_append(sum, &(records.len() as u64).to_le_bytes());
+    crc32c::crc32c_append(sum, records)
 }
 
 impl Point {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::answer::{Batch, Page};
 use super::carry::Part;
 use super::command::{Append, peek_carry};
+use super::points::Point;
 use super::query::Read;
 use super::refusal::Refusal;
 use super::topic::Topic;
@@ -29,8 +30,9 @@ pub(super) struct Scan<'a> {
     name: &'a [u8],
     past: &'a dyn Past,
     commands: VecDeque<(u64, Bytes)>,
-    /// The command that was looked at last: it may have more than one point.
-    current: Option<(u64, Bytes)>,
+    /// Index of the carry that was looked at last, and its parts from there on: it may have further
+    /// points, in their order.
+    carried: Option<(u64, Bytes)>,
     /// Everything from here to `next` is in `commands`.
     begin: u64,
     next: u64,
@@ -118,8 +120,13 @@ pub(super) fn find(
 }
 
 impl<'a> Scan<'a> {
+    /// Goes on with another topic, and with what has been read.
+    pub(super) fn follow(&mut self, name: &'a [u8]) {
+        self.name = name;
+    }
+
     pub(super) fn new(name: &'a [u8], past: &'a dyn Past) -> Self {
-        Self { name, past, commands: VecDeque::new(), current: None, begin: 0, next: 0, fetches: 0 }
+        Self { name, past, commands: VecDeque::new(), carried: None, begin: 0, next: 0, fetches: 0 }
     }
 
     /// Shows the batches of a point in their order.
@@ -132,53 +139,60 @@ impl<'a> Scan<'a> {
         let damaged = End::Refused(Refusal::Damaged);
         let Some(place) = topic.points.at(point) else { return Err(damaged) };
         let (last, mut base) = (place.last(), place.offset);
-        self.seek(place.index);
-        loop {
+        let end = topic.end_of(point);
+        let mut carried = self.carried.take().filter(|(at, _)| *at == place.index);
+        if let Some((_, parts)) = &mut carried {
+            base = self.show_carried(topic, (place, end), parts, &mut see);
+        } else {
+            self.seek(place.index);
+        }
+        while carried.is_none() || self.next <= last {
             while let Some((index, _)) = self.commands.front()
                 && *index <= last
             {
                 let Some((index, command)) = self.commands.pop_front() else { break };
                 self.begin = index + 1;
-                self.show(topic.id, index == place.index, &command, &mut base, &mut see);
-                self.current = Some((index, command));
+                if let Some(append) = Append::peek(&command).filter(|of| of.topic == self.name) {
+                    let Append { timestamp, count, records, .. } = append;
+                    see(Batch { base, timestamp, count, records });
+                    base = base.saturating_add(u64::from(count));
+                } else if index == place.index
+                    && let Some(mut parts) = peek_carry(&command)
+                {
+                    base = self.show_carried(topic, (place, end), &mut parts, &mut see);
+                    carried = Some((index, parts));
+                }
             }
             if self.next > last {
                 break;
             }
             self.fetch()?;
         }
+        self.carried = carried;
         // The log has something else than what was applied: no record must get a wrong offset.
-        if base == topic.end_of(point) { Ok(()) } else { Err(damaged) }
+        if base == end { Ok(()) } else { Err(damaged) }
     }
 
-    /// Shows what a command has of a point, and counts the offset on. `is_first`: it is the first
-    /// command of the point, and the only one if it was carried there.
-    fn show(
+    /// Shows the point that ends before `end`, if it is one of `parts`, and lets it and those before
+    /// it go. Returns up to where records were shown. What was not taken when it was carried is
+    /// passed over here as well.
+    fn show_carried(
         &self,
-        id: u64,
-        is_first: bool,
-        command: &Bytes,
-        base: &mut u64,
+        topic: &Topic,
+        (point, end): (&Point, u64),
+        parts: &mut Bytes,
         see: &mut impl FnMut(Batch),
-    ) {
-        if let Some(append) = Append::peek(command).filter(|append| append.topic == self.name) {
-            let Append { timestamp, count, records, .. } = append;
-            see(Batch { base: *base, timestamp, count, records });
-            *base = base.saturating_add(u64::from(count));
+    ) -> u64 {
+        while let Some(part) = Part::take(parts) {
+            if part.id == topic.id
+                && part.topic == self.name
+                && let Some(batches) = part.batches_of(point, end)
+            {
+                batches.into_iter().for_each(see);
+                return end;
+            }
         }
-        if !is_first {
-            return;
-        }
-        let parts = peek_carry(command).into_iter().flat_map(Part::all);
-        let parts = parts.filter(|part| part.id == id && part.topic == self.name);
-        let mut batches = parts.filter_map(|part| part.batches());
-        let begins_here =
-            |batches: &Vec<Batch>| batches.first().is_some_and(|first| first.base == *base);
-        let Some(batches) = batches.find(begins_here) else { return };
-        for batch in batches {
-            *base = batch.end().unwrap_or(u64::MAX);
-            see(batch);
-        }
+        point.offset
     }
 
     /// As [`Self::point`]; says whether all of it was shown, or enough was read for one query.
@@ -197,11 +211,6 @@ impl<'a> Scan<'a> {
 
     /// Goes to an index, over what has been read if it is in there.
     fn seek(&mut self, index: u64) {
-        if let Some(current) = self.current.take().filter(|(at, _)| *at == index) {
-            self.commands.push_front(current);
-            self.begin = index;
-            return;
-        }
         if index < self.begin || index >= self.next {
             self.commands.clear();
             self.next = index;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::answer::TopicView;
 use super::groups::{Bounds, Groups};
 use super::options::TopicOptions;
-use super::points::{Point, Points};
+use super::points::{Point, Points, checksum};
 
 /// Bytes of the topic's records after which a new point begins.
 const POINT_BYTES: u32 = 4 * 1024;
@@ -88,7 +88,7 @@ impl Topic {
             Some(last) if open.is_some_and(|began| fits(last, began, place, bytes)) => {
                 let last = self.points.last_mut().expect("it was there a moment ago");
                 last.bytes += bytes;
-                last.checksum = crc32c::crc32c_append(last.checksum, records);
+                last.checksum = checksum(last.checksum, timestamp, count, records);
                 last.span = u32::try_from(place.index - last.index).expect("a span is short");
             }
             Some(_) | None => {
@@ -99,7 +99,7 @@ impl Topic {
                     stamp: self.stamp,
                     bytes,
                     span: 0,
-                    checksum: crc32c::crc32c(records),
+                    checksum: checksum(0, timestamp, count, records),
                 });
                 self.open = Some(place.position);
             }

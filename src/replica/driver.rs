@@ -22,7 +22,7 @@ use super::status::Status;
 use super::store::{Store, settle};
 use super::sync::SyncMode;
 use crate::consensus::membership::Member;
-use crate::consensus::{Persist, Role, StartError};
+use crate::consensus::{Persist, Role, StartError, wire};
 use crate::id::NodeId;
 use crate::node::Node;
 use crate::timer::{Time, earliest};
@@ -79,7 +79,6 @@ pub(super) async fn run<M: Machine>(
         pass: Pass::Quiet,
         membership_changes: 0,
         names: HashMap::new(),
-        raft_ids: HashMap::new(),
     };
     driver.read_members();
     let ended = driver.run().await;
@@ -141,7 +140,6 @@ struct Driver<M> {
     membership_changes: u64,
     /// Members by raft id and by name; read again when somebody is not there.
     names: HashMap<u64, NodeId>,
-    raft_ids: HashMap<NodeId, u64>,
 }
 
 impl<M: Machine> Driver<M> {
@@ -358,18 +356,24 @@ impl<M: Machine> Driver<M> {
 
     fn frame(&mut self, from: &NodeId, frame: &Bytes) {
         // Zero is nobody: the frame of a node that is no member is refused and counted.
-        let raft_id = self.raft_id(from).unwrap_or(0);
+        let raft_id = self.sender(from, frame).unwrap_or(0);
         if let Err(refusal) = self.core.handle_frame(raft_id, frame) {
             tracing::debug!(%from, %refusal, "refused a frame");
         }
     }
 
-    fn raft_id(&mut self, node: &NodeId) -> Option<u64> {
-        if !self.raft_ids.contains_key(node) {
+    /// The raft id that a frame names as its sender, if it is one of this node. A node may have two: one
+    /// of the directory that it had when what has been applied here was written, and one of another that
+    /// has taken its place since.
+    fn sender(&mut self, node: &NodeId, frame: &Bytes) -> Option<u64> {
+        let raft_id = wire::sender(frame)?;
+        if self.names.get(&raft_id) != Some(node) {
             self.read_members();
         }
-        self.admit(node);
-        self.raft_ids.get(node).copied()
+        if self.names.get(&raft_id) != Some(node) {
+            self.admit(node);
+        }
+        (self.names.get(&raft_id) == Some(node)).then_some(raft_id)
     }
 
     /// Hears a replica that joined after what has been applied here, or whose directory took the place
@@ -380,10 +384,8 @@ impl<M: Machine> Driver<M> {
         let outside = !consensus.membership().contains(self.core.raft_id());
         if (alone || outside)
             && let Some(raft_id) = self.announced(node)
-            && self.raft_ids.get(node) != Some(&raft_id)
         {
             self.core.admit(raft_id);
-            self.raft_ids.insert(node.clone(), raft_id);
             self.names.insert(raft_id, node.clone());
         }
     }
@@ -420,14 +422,11 @@ impl<M: Machine> Driver<M> {
 
     fn read_members(&mut self) {
         let members: Vec<Member> = self.core.consensus().membership().members().collect();
-        self.raft_ids = members.iter().map(|m| (m.node.clone(), m.raft_id)).collect();
         let names = members.into_iter().map(|m| (m.raft_id, m.node)).collect();
         // Whoever was admitted stays so until its joining, or its removal, has been applied.
         for (raft_id, node) in std::mem::replace(&mut self.names, names) {
-            let unknown = !self.names.contains_key(&raft_id) && !self.raft_ids.contains_key(&node);
-            if unknown && self.core.consensus().is_admitted(raft_id) {
-                self.raft_ids.insert(node.clone(), raft_id);
-                self.names.insert(raft_id, node);
+            if self.core.consensus().is_admitted(raft_id) {
+                self.names.entry(raft_id).or_insert(node);
             }
         }
     }

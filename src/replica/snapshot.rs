@@ -161,7 +161,11 @@ impl SnapshotFiles {
         let mut damaged = None;
         while let Some(point) = points.pop().filter(|point| point.index >= compaction) {
             match self.inspect(point) {
-                Ok(newest) => return Ok(Loaded { newest: Some(newest), older: points }),
+                Ok(newest) => {
+                    points.retain(|older| older.index < point.index);
+                    points.dedup_by_key(|older| older.index);
+                    return Ok(Loaded { newest: Some(newest), older: points });
+                }
                 Err(error @ SnapshotError::Corrupt { .. }) => {
                     tracing::warn!(%error, "falling back to an older snapshot");
                     damaged.get_or_insert(error);
@@ -363,7 +367,11 @@ impl SnapshotFiles {
 
     /// Points of the files that are there, by their names, in order.
     fn points(&self) -> Result<Vec<Point>, SnapshotError> {
-        let mut points: Vec<_> = self.list()?.iter().filter_map(|path| point_of(path)).collect();
+        let files = self.list()?;
+        // Somebody may have put others beside them, such as copies with a similar name.
+        let ours = |path: &&PathBuf| point_of(path).is_some_and(|it| self.final_path(it) == **path);
+        let mut points: Vec<_> =
+            files.iter().filter(ours).filter_map(|path| point_of(path)).collect();
         points.sort_by_key(|point| (point.index, point.term));
         Ok(points)
     }

@@ -104,12 +104,17 @@ pub(super) fn draft(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.new"))
 }
 
-/// The beginning of a small file; none if there is no such file.
+/// The beginning of a small file; none if there is no such file, or no directory yet.
 pub(super) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let file = match disk.open(&dir.join(name), OpenMode::Existing) {
+    let path = dir.join(name);
+    match disk.list(dir) {
+        Ok(files) if files.contains(&path) => {}
+        Ok(_) => return Ok(None),
+        // A node that begins has no directory yet.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
+        Err(error) => return Err(error),
+    }
+    let file = disk.open(&path, OpenMode::Existing)?;
     let bytes = usize::try_from(file.len()?.min(BYTES_MAX)).unwrap_or(0);
     let mut content = vec![0; bytes];
     file.read_at(&mut content, 0)?;
@@ -145,6 +150,15 @@ mod tests {
         unmark(&disk, Path::new(DIR)).unwrap();
         disk.crash(&mut fastrand::Rng::with_seed(1), Keep::Nothing);
         assert_eq!(confidence_in(&disk), Confidence::Whole, "so is that it was taken away");
+    }
+
+    /// A replica looks for its marks before it has a directory.
+    #[test]
+    fn directory_that_is_not_there_yet_has_no_marks() {
+        let disk = crate::wal::RealDisk;
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(&disk, &dir.path().join("none"), FILE).unwrap(), None);
+        assert_eq!(read(&disk, dir.path(), FILE).unwrap(), None);
     }
 
     /// What nobody can read proves nothing, and must not pass for the mark of this boot.

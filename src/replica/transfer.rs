@@ -187,7 +187,10 @@ impl Transfers {
             }
             None => known.cloned(),
         };
-        match snapshot {
+        // Nobody who knows the file asks for what is not in it: whoever does goes on without it, and
+        // the file is not suspected.
+        let is_there = |snapshot: &Snapshot| offset < snapshot.bytes && bytes > 0;
+        match snapshot.filter(is_there) {
             Some(snapshot) if self.reads < READS_MAX => {
                 self.reads += 1;
                 let rest = snapshot.bytes.saturating_sub(offset).min(u64::from(bytes));
@@ -228,6 +231,11 @@ impl Transfers {
             spoke: now,
         });
         self.go_on(now);
+    }
+
+    /// The snapshot that is being received, checked, or about to be installed.
+    pub(super) fn incoming(&self) -> Option<Point> {
+        self.incoming.as_ref().map(|incoming| incoming.offer.snapshot.point)
     }
 
     /// Whether everything is there to be installed, and what it is.

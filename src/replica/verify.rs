@@ -20,7 +20,7 @@ use crate::wal::{
 };
 
 /// Files of a replica that say nothing about its state.
-const SILENT: [&str; 3] = ["lock", "reserve", "raft-id"];
+const SILENT: [&str; 6] = ["lock", "reserve", "raft-id", "unsynced", "rejoin", "rejoin.begin"];
 /// What the name of a file begins with that an interrupted write has left.
 const DRAFTS: [&str; 5] =
     ["snapshot.new", "snapshot.part", "raft-id.new", "rejoin.begin.new", "unsynced.new"];
@@ -48,6 +48,8 @@ pub struct Report {
     pub last_index: u64,
     /// The term of that entry.
     pub last_term: u64,
+    /// Up to which byte the last segment is known to have been synced.
+    pub synced_offset: u64,
     /// The last index in the newest snapshot that is whole.
     pub snapshot_index: Option<u64>,
     /// Every file.
@@ -140,6 +142,7 @@ impl Report {
             first_index: log.compaction.index + 1,
             last_index: log.last.index,
             last_term: log.last.term,
+            synced_offset: log.synced_offset,
             snapshot_index: None,
             files: Vec::new(),
         }

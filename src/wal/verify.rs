@@ -90,6 +90,8 @@ pub struct LogReport {
     pub compaction: Point,
     /// The last entry, as far as the log could be read.
     pub last: Point,
+    /// Up to which byte the last segment is known to have been synced; it may be more.
+    pub synced_offset: u64,
     /// The bootstrap blob.
     pub bootstrap: Bytes,
 }
@@ -130,6 +132,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<LogReport, WalError> {
     report.identity = Some(facts.identity.clone());
     (report.hard_state, report.compaction) = (facts.hard_state, facts.compaction);
     report.bootstrap = facts.bootstrap.clone();
+    report.synced_offset = u64::from(facts.tail.offset);
     report.last = facts.compaction;
     report.metadata(&disk, dir, facts)?;
     match recovery::survey(&disk, dir, &files, facts) {

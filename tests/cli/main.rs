@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 mod directories;
+mod log;
 mod members;
 mod nodes;
 mod store;
@@ -69,12 +70,17 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "cluster",
         "kv",
         "lock",
+        "log",
         "member",
         "request",
         "tick",
         "peers",
         "status",
         "check",
+        "repair",
+        "recover",
+        "dump",
+        "restore",
         "config",
         "completions",
         "version",

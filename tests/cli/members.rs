@@ -4,8 +4,8 @@ use std::process::Child;
 
 use serde_json::json;
 
-use super::Run;
-use super::nodes::{Served, done, failed, serve};
+use super::nodes::{Served, done, failed, segment, serve};
+use super::{Run, finish, zmesh};
 
 /// A second process in the directory of the first, which ends with its test.
 struct Joined(Child);
@@ -18,6 +18,16 @@ impl Joined {
         let (child, _stdout, ready) = serve(beside.dir(), id, &bind, &[&fixed, args].concat());
         assert_eq!(ready, format!("ready node={id} address={bind}\n"));
         Self(child)
+    }
+}
+
+impl Joined {
+    /// One of the members that the cluster `a,b,c` begins with.
+    fn member(beside: &Served, id: &str) -> Self {
+        let (bind, data) = (format!("ipc://socket-{id}"), format!("data-{id}"));
+        let args = ["--data-dir", &data, "--peer", "ipc://socket", "--members", "a,b,c"];
+        let args = [&args[..], &["--log-groups", "1"]].concat();
+        Self(serve(beside.dir(), id, &bind, &args).0)
     }
 }
 
@@ -96,6 +106,52 @@ fn member_is_replaced_by_one_command_that_may_be_repeated() {
         })
     );
     assert_eq!(served.run(&["kv", "get", "colour"]), done("green"));
+}
+
+/// One of three loses what it had on disk. It does not start on the rest, is put aside, and comes back
+/// as a new member; with it there is a quorum again when another goes.
+#[test]
+fn damaged_member_of_three_joins_again_and_counts_again() {
+    let served = Served::start(&["--data-dir", "data", "--members", "a,b,c", "--log-groups", "1"]);
+    let member = |id| Joined::member(&served, id);
+    let (second, third) = (member("b"), member("c"));
+    for number in 0..5 {
+        let set = served.run(&["kv", "set", &format!("key-{number}"), "value"]);
+        assert_eq!(set.exit, 0, "{}", set.stderr);
+    }
+    // Whoever leads, `c` shall have everything.
+    let compared = served.run(&["check", "--online"]);
+    assert_eq!(compared.exit, 0, "{}", compared.stderr);
+    drop(third);
+    let file = segment(&served.dir().join("data-c/kv"));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"value").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+
+    let serve = ["serve", "--id", "c", "--bind", "ipc://socket-c", "--data-dir", "data-c"];
+    let on = |args: &[&str]| finish(zmesh(served.dir()).args(args));
+    let refused =
+        on(&[&serve[..], &["--members", "a,b,c", "--peer", "ipc://socket", "--log-groups", "1"]]
+            .concat());
+    assert_eq!(refused.exit, 5, "{}", refused.stderr);
+    let repair = on(&["repair", "data-c", "--rejoin", "--apply"]);
+    assert_eq!(repair.exit, 0, "{}", repair.stderr);
+    assert!(served.dir().join("data-c.damaged-1").is_dir());
+
+    let removed = served.run(&["member", "remove", "c"]);
+    assert_eq!(removed.exit, 0, "{}", removed.stderr);
+    let _third = Joined::start(&served, "c", &[]);
+    let added = served.run(&["member", "add", "c", "--promote"]);
+    assert_eq!(
+        result(&added),
+        (0, "kv: c learner\nlog0: c learner\nkv: c voter\nlog0: c voter\n"),
+        "{}",
+        added.stderr
+    );
+    drop(second);
+    assert_eq!(served.run(&["kv", "set", "after", "it"]).exit, 0);
+    assert_eq!(served.run(&["kv", "get", "key-4"]), done("value"));
 }
 
 /// Names that are wrong are refused before anything is changed, and in far less than the time that

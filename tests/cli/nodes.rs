@@ -12,7 +12,7 @@ use super::{Run, finish, run, zmesh};
 
 /// A `zmesh serve` on a socket in a directory of its own: no port that anybody else could have.
 pub(crate) struct Served {
-    dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     child: Child,
     stdout: BufReader<ChildStdout>,
     ready: String,
@@ -39,7 +39,7 @@ impl Served {
         finish(&mut self.command(args))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = zmesh(self.dir.path());
         command.args(args).args(["--connect", "ipc://socket", "--timeout", "20s"]);
         command
@@ -50,6 +50,13 @@ impl Served {
         let run = self.run(&[args, &["--json"]].concat());
         assert_eq!((run.exit, run.stderr.as_str()), (0, ""), "{args:?}");
         serde_json::from_str(&run.stdout).unwrap()
+    }
+
+    /// Kills it at once, and returns its directory.
+    pub(crate) fn kill(mut self) -> tempfile::TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.dir
     }
 
     /// Asks it to stop, and returns its exit code and its directory.
@@ -329,7 +336,7 @@ fn damaged_log_ends_the_node_with_its_own_exit_code() {
     let run = finish(zmesh(dir.path()).args(args).args(["--log-level", "off"]));
     assert_eq!((run.exit, run.stdout.as_str()), (5, ""), "{}", run.stderr);
     assert!(run.stderr.starts_with("error: CORRUPT: "), "{}", run.stderr);
-    let next = "\n  next: keep a copy of data before anything is changed in it\n";
+    let next = "\n  next: see what is damaged, and what can be done: zmesh repair data\n";
     assert!(run.stderr.ends_with(next), "{}", run.stderr);
     assert_eq!(std::fs::read(&segment).unwrap(), bytes, "the file was changed");
 }

@@ -56,7 +56,8 @@ pub enum Start {
     /// With the oldest record that is there.
     #[default]
     First,
-    /// With this record, or the oldest that is there if it is older.
+    /// With this record; a group with the oldest that is there if it is older, and with the next
+    /// one if there are not so many yet.
     Offset(u64),
 }
 

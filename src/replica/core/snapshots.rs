@@ -124,6 +124,9 @@ impl Snapshots {
     }
 
     /// What of the log and of the files is needed no more.
+    ///
+    /// A job may have given a file its name, and not yet have said so: what is being written or was
+    /// received stays, whether it is there or not.
     fn tidy(&mut self) {
         let mut keep: Vec<Point> = self.transfers.pinned().collect();
         let oldest = keep.iter().map(|point| point.index).min().unwrap_or(u64::MAX);
@@ -132,6 +135,8 @@ impl Snapshots {
             self.transfers.push_work(FileWork::Compact { index });
         }
         keep.extend(self.shelf.points());
+        keep.extend(self.writing.map(|(point, _)| point));
+        keep.extend(self.transfers.incoming());
         self.transfers.push_work(FileWork::Prune { keep });
     }
 
@@ -162,7 +167,7 @@ impl Snapshots {
             Ok(snapshot) => self.shelf.found(snapshot),
             Err(error) => {
                 tracing::warn!(%error, index = point.index, "a snapshot cannot be offered");
-                if error.is_damage() {
+                if error.is_lasting() {
                     self.shelf.lost(point);
                 }
             }

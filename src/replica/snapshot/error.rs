@@ -77,6 +77,17 @@ impl SnapshotError {
         Self::Corrupt { file: file.to_path_buf(), offset, reason: reason.into() }
     }
 
+    /// Whether the file will not become usable by itself: it is damaged, gone, or not for us.
+    pub(in crate::replica) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Corrupt { .. }
+            | Self::Foreign { .. }
+            | Self::Missing { .. }
+            | Self::NewerFormat { .. } => true,
+        }
+    }
+
     /// Whether bytes are not what was written.
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Missing { .. })

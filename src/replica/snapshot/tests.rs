@@ -188,3 +188,24 @@ fn received_file_that_is_not_the_offered_one_is_refused() {
     let foreign = SnapshotFiles::new(Arc::new(here.clone()), Path::new("/data"), Uuid::nil());
     assert!(matches!(foreign.load(40), Err(SnapshotError::Foreign { .. })));
 }
+
+/// What else lies in the directory has no say in which snapshots there are: a copy under a similar
+/// name, or one of the same entry, must not keep a replica from starting.
+#[test]
+fn files_of_other_names_are_no_snapshots() {
+    let disk = MemoryDisk::new();
+    let files = files(&disk);
+    for index in [40, 50] {
+        write(&files, index, body(10)).unwrap();
+    }
+    for copy in
+        ["40-3.snapshot", "00000000000000000040-00000000000000000002.snapshot", "x.snapshot"]
+    {
+        disk.open(&Path::new("/data").join(copy), OpenMode::CreateEmpty).unwrap();
+    }
+    let loaded = files.load(30).unwrap();
+    assert_eq!(loaded.newest.unwrap().point.index, 50);
+    assert_eq!(loaded.older.iter().map(|point| point.index).collect::<Vec<_>>(), [40]);
+    files.prune(&[Point { index: 50, term: 3 }]).unwrap();
+    assert!(disk.list(Path::new("/data")).unwrap().contains(&PathBuf::from("/data/40-3.snapshot")));
+}

@@ -186,6 +186,7 @@ mod tests {
             let (frame, expected) = (frame(content), [head(kind), rest].concat());
             let bytes = frame.encode();
             assert_eq!(bytes, expected);
+            assert_eq!(crate::consensus::wire::sender(&bytes), Some(2));
             assert_eq!(Frame::decode(&bytes, envelope), Ok(frame));
             for cut in 0..bytes.len() {
                 assert!(Frame::decode(&bytes.slice(..cut), envelope).is_err(), "cut at {cut}");

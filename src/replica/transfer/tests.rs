@@ -189,3 +189,20 @@ fn snapshot_that_is_gone_is_told() {
     talk(&mut sender, &mut receiver, at(0), &[]);
     assert_eq!(receiver.receiving(), None);
 }
+
+/// A file is not damaged because somebody asks for what was never in it: nothing is read, written
+/// anew, or told to the leader.
+#[test]
+fn request_for_what_is_not_in_the_file_is_answered_and_blames_nobody() {
+    let (mut sender, mut receiver) = (side(1), side(2));
+    sender.offered(2, snapshot(1_050), at(0));
+    for (offset, bytes) in [(1_050, 100), (u64::MAX, 100), (0, 0)] {
+        receiver.send(1, snapshot(1_050).point, Content::Ask { offset, bytes });
+        talk(&mut receiver, &mut sender, at(1), &[]);
+        assert_eq!(sender.take_work(), None, "{offset}");
+        assert_eq!(sender.take_ended(), [], "{offset}");
+        let answers = sender.take_frames();
+        assert_eq!(answers.len(), 1, "{offset}");
+    }
+    assert_eq!(sender.pinned().count(), 1, "it may ask for something else");
+}

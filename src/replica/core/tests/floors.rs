@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::changes::{done, options};
 use super::journal::{CLEAR, Journal};
 use super::*;
-use crate::replica::MemberChange;
+use crate::replica::{JobDone, MemberChange};
 use crate::wal::{Disk as _, OpenMode};
 
 const RETAINED: usize = 40;
@@ -210,4 +210,56 @@ fn recovered_directory_has_what_is_retained_and_passes_it_on() {
     assert_eq!(cluster.readable(2), Ok(RETAINED));
     let members: Vec<_> = cluster.at(2).core.consensus().membership().members().collect();
     assert_eq!(members.len(), 2, "members of the old cluster: {members:?}");
+}
+
+/// A snapshot has its name before this replica is told that it is written. If the floor rises in
+/// between, old ones are deleted, and this one must not be among them: soon the log begins after it.
+#[test]
+fn snapshot_that_is_about_to_be_reported_is_not_deleted_with_the_old_ones() {
+    let (mut cluster, leader) = elected(1);
+    cluster.write(leader, 100, 100);
+    let (now, deadline) = (cluster.now, cluster.now + 5 * SECOND);
+    let node = cluster.at(leader);
+    let turn = |node: &mut NodeOf<Journal>, command: &'static [u8], ticket| {
+        node.core.propose(Bytes::from_static(command), deadline, ticket);
+        // The second one sees what was applied with the end of the first.
+        for _ in 0..2 {
+            node.core.turn(now);
+            settle(&mut node.core, &mut node.store, &mut node.unwritten, |_, _| ());
+        }
+    };
+    let job = (1_000..1_020).find_map(|ticket| {
+        turn(node, b"message", ticket);
+        node.core.take_job()
+    });
+    let done = job.expect("it is time for a snapshot").run(node.store.files());
+    let JobDone::Written { result: Ok(written) } = &done else { panic!("{done:?}") };
+    let point = written.point;
+    turn(node, CLEAR, 2_000);
+    node.core.job_done(done);
+    settle(&mut node.core, &mut node.store, &mut node.unwritten, |_, _| ());
+    assert_eq!(node.core.status().snapshots.index, Some(point.index));
+    assert_eq!(node.store.files().inspect(point).map(|found| found.point).unwrap(), point);
+}
+
+/// A file that somebody has deleted is worth no more than a damaged one: it is not looked for again
+/// and again, and the log is not cut as if it was there.
+#[test]
+fn deleted_snapshot_counts_no_more_than_a_damaged_one() {
+    let (mut cluster, leader) = elected(1);
+    cluster.write(leader, 100, 100);
+    let kept = cluster.at(leader).core.status().snapshots.kept;
+    let oldest = cluster.snapshots(leader)[0].clone();
+    cluster.at(leader).disk.remove(&oldest).unwrap();
+    let new = cluster.add(leader, 1);
+    assert_eq!(cluster.at(leader).core.status().snapshots.kept, kept - 1);
+    let mut ticket = 1_000;
+    while cluster.at(new).core.status().snapshots.installed == 0 {
+        cluster.write(leader, 1, ticket);
+        cluster.pass(SECOND / 2);
+        ticket += 1;
+        assert!(ticket < 1_050, "it still waits");
+    }
+    cluster.pass(2 * SECOND);
+    assert_eq!(cluster.readable(new), Ok(RETAINED));
 }
