@@ -67,6 +67,14 @@ fn changing_members_keep_every_promise() {
     run("changing_members_keep_every_promise", Plan::changing(), SEEDS / 2);
 }
 
+/// Without a sync before each answer, what was committed survives machines that lose power one after
+/// the other, since they come back as somebody else; and they do come back.
+#[test]
+fn replicas_that_do_not_sync_keep_every_promise() {
+    run("replicas_that_do_not_sync_keep_every_promise", Plan::unsynced(3), SEEDS);
+    run("replicas_that_do_not_sync_keep_every_promise", Plan::unsynced(5), SEEDS / 4);
+}
+
 /// However often a client submits a command, it is done once, and every answer is the first one.
 #[test]
 fn retries_through_sessions_are_applied_once() {
@@ -151,6 +159,7 @@ fn planted_mistakes_are_caught() {
         (Mutant::ForgetVote, 600),
         (Mutant::NumberAnew, 300),
         (Mutant::ReadWithoutQuorum, 300),
+        (Mutant::TrustWhatIsLeft, 300),
         (Mutant::CompactTooMuch, 20),
         (Mutant::ForgetFloor, 20),
         (Mutant::ForgetMembership, 100),
@@ -160,6 +169,7 @@ fn planted_mistakes_are_caught() {
             Mutant::CompactTooMuch => Plan::voters(3),
             Mutant::ForgetFloor => Plan::journal(Plan::voters(3)),
             Mutant::ForgetMembership => Plan::changing(),
+            Mutant::TrustWhatIsLeft => Plan { snapshot_entries: u64::MAX, ..Plan::unsynced(3) },
             // A snapshot would make good what these forget.
             Mutant::AcknowledgeBeforeSync
             | Mutant::Diverge

@@ -27,6 +27,8 @@ mod faults;
 mod journals;
 #[path = "sessions.rs"]
 mod sessions;
+#[path = "unsynced.rs"]
+mod unsynced;
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) changes: bool,
     /// Whether clients with sessions take part.
     pub(crate) sessions: bool,
+    /// Whether no entry is synced.
+    pub(crate) unsynced: bool,
     pub(crate) mutant: Option<Mutant>,
     /// After how many entries a snapshot is taken.
     pub(crate) snapshot_entries: u64,
@@ -50,6 +54,7 @@ impl Plan {
             voters: nodes,
             changes: false,
             sessions: false,
+            unsynced: false,
             mutant: None,
             snapshot_entries: 6,
             retained: 0,
@@ -64,6 +69,11 @@ impl Plan {
     /// The machine refers to its last commands in the log.
     pub(crate) fn journal(plan: Self) -> Self {
         Self { retained: 60, ..plan }
+    }
+
+    /// No entry is synced, and machines lose power.
+    pub(crate) fn unsynced(nodes: usize) -> Self {
+        Self { unsynced: true, ..Self::voters(nodes) }
     }
 
     /// Clients retry through sessions while leaders come and go.
@@ -91,6 +101,8 @@ pub(crate) enum Mutant {
     NumberAnew,
     /// Answers reads from the leader's own state.
     ReadWithoutQuorum,
+    /// Goes on as itself with what a power cut has left of unsynced entries.
+    TrustWhatIsLeft,
 }
 
 /// What a run came to.
@@ -146,6 +158,8 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     net: Net,
     history: History,
+    /// Machines that lost power and have not their place back, with the raft ids that they had.
+    anew: BTreeMap<usize, Vec<u64>>,
     sessions: sessions::Sessions,
     tickets: u64,
     trace: u64,
@@ -252,6 +266,7 @@ impl World {
             nodes: raft_ids.into_iter().map(node).collect(),
             net: Net { delay_max: 2_000, ..Net::default() },
             history: History::default(),
+            anew: BTreeMap::new(),
             sessions: sessions::Sessions::new(),
             tickets: 0,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -312,6 +327,7 @@ impl World {
         match event {
             Event::Client => {
                 self.after_ms(0..40, Event::Client);
+                self.take_places()?;
                 self.client()
             }
             Event::Deliver { from, to, frame } => {
@@ -354,7 +370,10 @@ impl World {
                 running.core.admit(known.raft_id);
             }
             let refused = running.core.handle_frame(from, &frame);
-            check(refused.is_ok(), || format!("honest frame refused: {refused:?}"))?;
+            // What was on its way from or to a former self is for nobody.
+            check(refused.is_ok() || self.plan.unsynced, || {
+                format!("honest frame refused: {refused:?}")
+            })?;
         }
         running.core.turn(self.now);
         let mut survived = self.settle(at, &mut running)?;
@@ -476,21 +495,27 @@ impl World {
             // What the log has forgotten is in a snapshot.
             log.term(index) == Some(term) || index < log.first_index()
         };
+        let unsynced = [AckLevel::LeaderUnsynced, AckLevel::QuorumUnsynced, AckLevel::AllUnsynced];
+        check(
+            unsynced.contains(&level) == (self.plan.unsynced && level != AckLevel::None),
+            || format!("{level} is not what the replicas do"),
+        )?;
         match level {
-            AckLevel::Leader => check(has(running), || format!("the leader lacks {index}")),
-            AckLevel::All => {
+            AckLevel::Leader | AckLevel::LeaderUnsynced => {
+                check(has(running), || format!("the leader lacks {index}"))
+            }
+            AckLevel::All | AckLevel::AllUnsynced => {
                 let in_sync = running.core.status().acks.in_sync.members;
                 let others =
                     self.nodes.iter().enumerate().filter(|(at, node)| {
                         in_sync.contains(&member(*at, node.raft_id, true).node)
                     });
+                // A power cut may have taken the copy that counted.
+                let others = others.filter(|(at, _)| !self.anew.contains_key(at));
                 let mut others = others.filter_map(|(_, node)| node.running.as_ref());
                 check(has(running) && others.all(has), || format!("not all have {index}"))
             }
-            AckLevel::None | AckLevel::Quorum => Ok(()),
-            unsynced @ (AckLevel::LeaderUnsynced
-            | AckLevel::QuorumUnsynced
-            | AckLevel::AllUnsynced) => Err(format!("{unsynced} from a replica that syncs")),
+            AckLevel::None | AckLevel::Quorum | AckLevel::QuorumUnsynced => Ok(()),
         }
     }
 
@@ -608,7 +633,7 @@ impl World {
         let options =
             wal::Options { segment_bytes: 1 << 14, reserve_bytes: 0, window_bytes_max: 4 << 10 };
         let store = Store::open(Arc::clone(&disk), Path::new(DIR), options);
-        let store = match store.map_err(|error| format!("node {at} cannot start: {error}"))? {
+        let mut store = match store.map_err(|error| format!("node {at} cannot start: {error}"))? {
             Some(store) => store,
             None => {
                 let name = member(at, node.raft_id, true).node;
@@ -617,6 +642,10 @@ impl World {
                 store.map_err(|error| error.to_string())?
             }
         };
+        if self.begins_anew(at, &mut store)? {
+            return self.start(at);
+        }
+        let node = &mut self.nodes[at];
         let ledger = Ledger::new(
             self.plan.sessions,
             self.plan.retained,
@@ -644,7 +673,8 @@ impl World {
             rng: self.rng.fork(),
             now: self.now,
         });
-        let core = core.map_err(|error| format!("node {at} cannot start: {error}"))?;
+        let mut core = core.map_err(|error| format!("node {at} cannot start: {error}"))?;
+        core.set_synced(!self.plan.unsynced);
         let counted = Snapshots::default();
         node.running = Some(Running { core, store, checked, counted, compared: 0, job: None });
         node.paused_until = self.now;
@@ -659,8 +689,10 @@ impl World {
         let node = &mut self.nodes[at];
         node.running = None;
         node.inbox.clear();
-        let keep = if self.rng.bool() { Keep::Nothing } else { Keep::Torn };
-        node.disk.crash(&mut self.rng, keep);
+        if self.loses_power(at) {
+            let keep = if self.rng.bool() { Keep::Nothing } else { Keep::Torn };
+            self.nodes[at].disk.crash(&mut self.rng, keep);
+        }
         self.history.forget(at);
         self.after_ms(20..1_200, Event::Restart { node: at });
         Ok(())
