@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use zmesh::log::Record;
 use zmesh::replica::{
     Client, Effects, Image, InvalidSnapshot, Machine, Options, Past, Progress, Replica, Status,
     StopCause,
@@ -89,8 +90,11 @@ async fn replica_whose_state_differs_from_the_majority_stops_for_good() {
     let (_, applied) = client.command(Bytes::from_static(b"+")).await.unwrap();
     assert_eq!(applied.response.as_ref(), 21_u64.to_le_bytes(), "the others know the count");
     for number in [1, 2] {
-        let hashes = status(cluster.service(number, "count")).await.unwrap().hashes;
-        assert!(hashes.divergence.is_some(), "node {number} knows of it: {hashes:?}");
+        // The sum that ended it was its last word.
+        until("told to the others", async || {
+            status(cluster.service(number, "count")).await?.hashes.divergence
+        })
+        .await;
         // The store beside it was compared as well, and found right.
         let kv = status(cluster.replica(number)).await.unwrap().hashes;
         assert_eq!(kv.divergence, None);
@@ -146,4 +150,47 @@ async fn leader_that_finds_damage_hands_over_and_goes_on_to_vote() {
     cluster.kill(other);
     kv.set("after", "it").await.unwrap();
     assert_eq!(kv.get("key-7").await.unwrap().unwrap().value, vec![7; 200]);
+}
+
+/// A false alarm would stop a healthy replica. The store and the log are compared all the time while
+/// both are written, snapshots are taken and installed, and a member is killed and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_and_log_of_all_replicas_are_found_equal_whatever_happens_to_them() {
+    let options = Options {
+        hash_interval: Duration::from_millis(20),
+        snapshot_entries: 40,
+        snapshot_part_bytes: 4_096,
+        repair_interval: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let builder = TestCluster::builder(3).options(options).log_groups(1);
+    let mut cluster = builder.start().await.unwrap();
+    for round in 0..3 {
+        let (kv, log) = (cluster.kv().timeout(DEADLINE), cluster.log().timeout(DEADLINE));
+        let topic = log.topic("orders");
+        cluster.kill(round);
+        for number in 0..80 {
+            kv.set(format!("key-{}", number % 7), format!("{round}-{number}")).await.unwrap();
+            topic.append(Record { key: None, value: vec![7; 300].into() }).await.unwrap();
+        }
+        cluster.restart(round).await.unwrap();
+        cluster.wait_healthy(DEADLINE).await.unwrap();
+    }
+    let kv = cluster.kv().timeout(DEADLINE);
+    for number in 0..3 {
+        for replica in [cluster.replica(number), &cluster.log_replicas(number)[0]] {
+            let hashes = until("compared", async || {
+                // Something has to be applied for there to be anything to compare.
+                kv.set("more", "of it").await.ok()?;
+                let topic = cluster.log().timeout(DEADLINE).topic("orders");
+                topic.append(Record { key: None, value: "x".into() }).await.ok()?;
+                let Progress::Running(status) = replica.status().await else {
+                    panic!("node {number} has stopped: {:?}", replica.status().await);
+                };
+                (status.hashes.equal > 3).then_some(status.hashes)
+            })
+            .await;
+            assert_eq!(hashes.divergence, None, "node {number}: {hashes:?}");
+        }
+    }
 }

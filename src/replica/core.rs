@@ -392,10 +392,12 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
 
     /// Frames to send, each with the raft id of its receiver.
     pub fn take_frames(&mut self) -> Vec<(u64, Bytes)> {
+        let mut sums = self.marks.take_frames();
         if self.failure.is_some() {
-            return Vec::new();
+            return sums;
         }
         let mut frames = self.consensus.take_frames();
+        frames.append(&mut sums);
         frames.append(&mut self.snapshots.transfers.take_frames());
         frames
     }

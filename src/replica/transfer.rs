@@ -443,8 +443,7 @@ impl Transfers {
         self.outgoing.iter().map(transfer).collect()
     }
 
-    /// Sends a frame about the state after `point`.
-    pub(super) fn send(&mut self, to: u64, point: Point, content: Content) {
+    fn send(&mut self, to: u64, point: Point, content: Content) {
         let frame = Frame { cluster: self.cluster, from: self.raft_id, to, point, content };
         self.frames.push((to, frame.encode()));
     }

@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Core;
 use crate::consensus::{Log, Role};
 use crate::replica::hashes::{Hashes, Judgement, StateHash};
 use crate::replica::machine::Machine;
 use crate::replica::snapshot::Job;
 use crate::replica::status;
-use crate::replica::transfer::Content;
+use crate::replica::transfer::{Content, Frame};
 use crate::timer::Time;
 use crate::wal::Point;
 
@@ -26,11 +28,24 @@ pub(super) struct Marks {
     summing: bool,
     /// Marks at which the one before was still being worked on.
     skipped: u64,
+    /// What the others are to be told. They are told even of a sum that ends this replica.
+    frames: Vec<(u64, Bytes)>,
 }
 
 impl Marks {
     pub(super) fn new(start: u64, due: Time) -> Self {
-        Self { hashes: Hashes::default(), due, last: start, summing: false, skipped: 0 }
+        Self {
+            hashes: Hashes::default(),
+            due,
+            last: start,
+            summing: false,
+            skipped: 0,
+            frames: Vec::new(),
+        }
+    }
+
+    pub(super) fn take_frames(&mut self) -> Vec<(u64, Bytes)> {
+        std::mem::take(&mut self.frames)
     }
 
     pub(super) fn status(&self) -> status::Hashes {
@@ -105,10 +120,11 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
             }
         };
         let (members, me) = (self.member_ids(), self.raft_id());
-        for to in members.iter().copied().filter(|member| *member != me) {
-            let content = Content::Hash { hash: found.hash, bytes: found.bytes };
-            self.snapshots.transfers.send(to, found.point, content);
-        }
+        let (cluster, point) = (self.consensus.cluster(), found.point);
+        let content = Content::Hash { hash: found.hash, bytes: found.bytes };
+        let others = members.iter().copied().filter(|member| *member != me);
+        let frame = |to| Frame { cluster, from: me, to, point, content: content.clone() };
+        self.marks.frames.extend(others.map(|to| (to, frame(to).encode())));
         let judgement = self.marks.hashes.found(found, &members, me);
         self.judge(judgement);
     }
