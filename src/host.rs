@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::NodeId;
 use crate::kv::{self, KvMachine};
-use crate::log::{self, GROUPS_LABEL, GROUPS_MAX, LogMachine};
+use crate::log::{self, GROUPS_LABEL, GROUPS_MAX};
 use crate::node::Node;
 use crate::replica::{Progress, Replica, ReplicaSettings, StopCause, Stopped};
 use crate::wal::{self, Disk, OpenMode, RealDisk};
