@@ -8,7 +8,7 @@
 //! disks of their own for each node, large values.
 //!
 //! `cargo bench --bench replicated`, with `-- --test` for a quick run, with `-- --json` for one line
-//! of JSON.
+//! of JSON. With `-- --sync` it compares SET in the three sync modes instead, a cluster for each.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -80,6 +80,9 @@ fn main() {
         false => (5, Duration::from_secs(1)),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if has("--sync") {
+        return runtime.block_on(compare_modes(rounds, period));
+    }
     let samples = runtime.block_on(measure(rounds, period));
     let medians: BTreeMap<_, _> =
         samples.into_iter().map(|(key, all)| (key, median(all))).collect();
@@ -92,11 +95,7 @@ fn main() {
 /// Runs every operation once in every round.
 async fn measure(rounds: usize, period: Duration) -> BTreeMap<(Operation, usize), Vec<Sample>> {
     let cluster = Processes::start(3).await;
-    let node = cluster.client("client", 0).await;
-    let leader = cluster.leader(&node, None).await;
-    let disk = File::create(cluster.data_dir(leader).with_extension("disk")).unwrap();
-    let kv = Kv::new(&node).timeout(DEADLINE);
-    let bench = Bench { kv, node, leader: cluster.id(leader).to_owned(), disk };
+    let bench = Bench::new(&cluster).await;
     // Fills the keys that are read, and warms up everything on the way.
     bench.run(Operation::Set, 256, period).await;
     let mut samples = BTreeMap::<_, Vec<Sample>>::new();
@@ -109,7 +108,52 @@ async fn measure(rounds: usize, period: Duration) -> BTreeMap<(Operation, usize)
     samples
 }
 
+/// SET of one and of 64 clients in each mode, by turns. What a mode that does not sync is worth is
+/// said elsewhere; here is what it saves.
+async fn compare_modes(rounds: usize, period: Duration) {
+    const CLIENTS: [usize; 2] = [1, 64];
+    let mut clusters = Vec::new();
+    for mode in ["always", "interval", "never"] {
+        let cluster = Processes::start_with(3, &["--sync", mode]).await;
+        let bench = Bench::new(&cluster).await;
+        bench.run(Operation::Set, 64, period).await;
+        clusters.push((mode, cluster, bench));
+    }
+    let mut samples = BTreeMap::<_, Vec<Sample>>::new();
+    for _ in 0..rounds {
+        for clients in CLIENTS {
+            for (mode, _, bench) in &clusters {
+                let sample = bench.run(Operation::Set, clients, period).await;
+                samples.entry((clients, *mode)).or_default().push(sample);
+            }
+        }
+    }
+    println!("SET by sync mode; medians of {rounds} rounds of {period:?}");
+    println!(
+        "{:<10}{:>8}{:>12}{:>12}{:>12}{:>10}",
+        "", "clients", "p50 us", "p99 us", "per second", "p50 to"
+    );
+    println!("{:<10}{:>8}{:>12}{:>12}{:>12}{:>10}", "", "", "", "", "", "always");
+    let medians: BTreeMap<_, _> =
+        samples.into_iter().map(|(key, all)| (key, median(all))).collect();
+    for ((clients, mode), sample) in &medians {
+        let Sample { p50_us, p99_us, per_second } = sample;
+        let ratio = p50_us / medians[&(*clients, "always")].p50_us;
+        println!(
+            "{mode:<10}{clients:>8}{p50_us:>12.0}{p99_us:>12.0}{per_second:>12.0}{ratio:>10.2}"
+        );
+    }
+}
+
 impl Bench {
+    async fn new(cluster: &Processes) -> Self {
+        let node = cluster.client("client", 0).await;
+        let leader = cluster.leader(&node, None).await;
+        let disk = File::create(cluster.data_dir(leader).with_extension("disk")).unwrap();
+        let kv = Kv::new(&node).timeout(DEADLINE);
+        Self { kv, node, leader: cluster.id(leader).to_owned(), disk }
+    }
+
     /// Lets `clients` do the same thing again and again, each one after its last.
     async fn run(&self, operation: Operation, clients: usize, period: Duration) -> Sample {
         let began = Instant::now();

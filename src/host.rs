@@ -16,10 +16,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::NodeId;
 use crate::kv::{self, KvMachine};
-use crate::log::{self, GROUPS_LABEL, GROUPS_MAX, LogMachine};
+use crate::log::{self, GROUPS_LABEL, GROUPS_MAX};
 use crate::node::Node;
 use crate::replica::{Progress, Replica, ReplicaSettings, StopCause, Stopped};
 use crate::wal::{self, Disk, OpenMode, RealDisk};
@@ -156,17 +157,36 @@ impl Host {
         settings: &ReplicaSettings,
         log_groups: u16,
     ) -> Result<Self, HostError> {
-        prepare(&RealDisk, &settings.data_dir, log_groups)?;
+        Self::start_on(Arc::new(RealDisk), node, settings, log_groups)
+    }
+
+    /// As [`start`](Self::start), on a disk of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_on(
+        disk: Arc<dyn Disk>,
+        node: &Node,
+        settings: &ReplicaSettings,
+        log_groups: u16,
+    ) -> Result<Self, HostError> {
+        prepare(disk.as_ref(), &settings.data_dir, log_groups)?;
         // Before any replica of the log announces itself.
         node.set_system_label(GROUPS_LABEL, Some(log_groups.to_string()));
         let at = |name: &str| settings.data_dir.join(name);
         let of_store = ReplicaSettings { data_dir: at(kv::SERVICE), ..settings.clone() };
-        let store = Replica::start(node, kv::SERVICE, of_store, KvMachine::new());
+        let on = || Arc::clone(&disk);
+        let store = Replica::start_on(on(), node, kv::SERVICE, of_store, KvMachine::new());
         let of_group = |group| {
             let name = log::service(group);
             let wal = group_wal(settings.wal);
             let settings = ReplicaSettings { data_dir: at(name), wal, ..settings.clone() };
-            Replica::start(node, name, settings, LogMachine::new())
+            log::start_on(on(), node, group, settings)
         };
         let log = (0..log_groups).map(of_group).collect();
         Ok(Self { store, log, groups: log_groups })

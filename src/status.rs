@@ -113,7 +113,7 @@ pub enum ReplicaStatus {
         missing: Vec<NodeId>,
     },
     /// It takes part.
-    Running(Running),
+    Running(Box<Running>),
     /// It does not take part.
     Stopped(Stopped),
 }
@@ -370,7 +370,7 @@ impl From<Progress> for ReplicaStatus {
         match progress {
             Progress::Doubtful => Self::Doubtful,
             Progress::Forming { missing } => Self::Forming { missing },
-            Progress::Running(status) => Self::Running((*status).into()),
+            Progress::Running(status) => Self::Running(Box::new((*status).into())),
             Progress::Stopped(stopped) => Self::Stopped(stopped),
         }
     }

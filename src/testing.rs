@@ -27,6 +27,7 @@ use crate::route::Filter;
 use crate::transport::memory::Network;
 use crate::{Address, InvalidNodeId, Node, NodeId, WaitError, transport, wal};
 
+mod power;
 mod services;
 
 use services::Service;
@@ -91,6 +92,8 @@ struct Plan {
     heartbeat: Heartbeat,
     options: replica::Options,
     wal: wal::Options,
+    sync: replica::SyncMode,
+    memory_disks: bool,
     network: Option<Network>,
     members: Vec<NodeId>,
     services: Vec<Service>,
@@ -108,6 +111,8 @@ struct Member {
     join: bool,
     /// Where it listens, or listened last: it comes back there if it can.
     address: Option<Address>,
+    /// In memory, if not in `data_dir`.
+    disk: Option<wal::MemoryDisk>,
     running: Option<Running>,
 }
 
@@ -212,7 +217,8 @@ impl TestClusterBuilder {
         let plan = Arc::new(plan);
         let member = |(number, id): (usize, &NodeId)| {
             let address = plan.network.as_ref().map(|_| memory_address(number));
-            Member::new(id.clone(), dir.path(), false, address)
+            let disk = plan.memory_disks.then(wal::MemoryDisk::new);
+            Member::new(id.clone(), dir.path(), false, address, disk)
         };
         let members = plan.members.iter().enumerate().map(member).collect();
         let client = plan.client("client", &[])?;
@@ -247,6 +253,8 @@ impl TestCluster {
             },
             options: replica::Options { repair_interval: ms(100), ..Default::default() },
             wal: wal::Options { segment_bytes: 4 << 20, reserve_bytes: 0, ..Default::default() },
+            sync: replica::SyncMode::Always,
+            memory_disks: false,
             network: None,
             members: Vec::new(),
             services: Vec::new(),
@@ -438,7 +446,8 @@ impl TestCluster {
         let number = self.members.len();
         let id = NodeId::new(&format!("n{}", number + 1))?;
         let address = self.plan.network.as_ref().map(|_| memory_address(number));
-        self.members.push(Member::new(id, self.dir.path(), true, address));
+        let disk = self.plan.memory_disks.then(wal::MemoryDisk::new);
+        self.members.push(Member::new(id, self.dir.path(), true, address, disk));
         self.restart(number).await?;
         Ok(number)
     }
@@ -459,6 +468,7 @@ impl TestCluster {
             id: member.id.clone(),
             data_dir: member.data_dir.clone(),
             join: member.join,
+            disk: power::disk(member.disk.as_ref()),
             bind: member.address.clone(),
             others,
         };
@@ -571,10 +581,16 @@ impl TestCluster {
 }
 
 impl Member {
-    fn new(id: NodeId, dir: &Path, join: bool, address: Option<Address>) -> Self {
+    fn new(
+        id: NodeId,
+        dir: &Path,
+        join: bool,
+        address: Option<Address>,
+        disk: Option<wal::MemoryDisk>,
+    ) -> Self {
         let data_dir = dir.join(id.as_str());
         let store_dir = data_dir.join(SERVICE);
-        Self { id, data_dir, store_dir, join, address, running: None }
+        Self { id, data_dir, store_dir, join, address, disk, running: None }
     }
 }
 
@@ -608,6 +624,7 @@ struct Launch {
     id: NodeId,
     data_dir: PathBuf,
     join: bool,
+    disk: Arc<dyn wal::Disk>,
     bind: Option<Address>,
     others: Vec<Address>,
 }
@@ -628,13 +645,15 @@ impl Launch {
         let node = node.map_err(start)?;
         let settings = ReplicaSettings {
             join: self.join,
+            sync: self.plan.sync,
             wal: self.plan.wal,
             options: self.plan.options.clone(),
             ..ReplicaSettings::new(&self.data_dir, self.plan.members.clone())
         };
-        let start = |service: &Service| service.start(&node, settings.clone());
+        let disk = || Arc::clone(&self.disk);
+        let start = |service: &Service| service.start(disk(), &node, settings.clone());
         let services = self.plan.services.iter().map(start).collect();
-        let host = Host::start(&node, &settings, self.plan.log_groups)?;
+        let host = Host::start_on(disk(), &node, &settings, self.plan.log_groups)?;
         Ok((node, host, services))
     }
 

@@ -211,3 +211,66 @@ async fn everything_comes_back_from_the_disks_except_a_wiped_one() {
     fresh_kv.set("k", "two of three go on").await.unwrap();
     assert_eq!(fresh_kv.get("k").await.unwrap().unwrap().value, "two of three go on");
 }
+
+/// Without a sync before each answer, processes that are killed lose nothing either: the system has
+/// what they wrote. A machine that went down is another matter, which a test can only pretend, by the
+/// mark of another boot: then the replica comes back as somebody else, and all is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_do_not_sync_lose_nothing_when_killed_and_begin_anew_in_doubt() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut cluster = Processes::start_with(3, &["--sync", "interval"]).await;
+    let client = cluster.client("client", 0).await;
+    let written = kv(&client).set("k", "v").await.unwrap();
+    assert_eq!(written.level, zmesh::replica::AckLevel::QuorumUnsynced);
+    let leader = cluster.leader(&client, None).await;
+    let mut load = Load::start(&kv(&client));
+    load.goes_on(50, "the start").await;
+    cluster.kill(leader).await;
+    cluster.leader(&client, Some(leader)).await;
+    load.goes_on(50, "the loss of the leader").await;
+    cluster.spawn(leader).await;
+    for number in 0..3 {
+        cluster.kill(number).await;
+        let mark = cluster.data_dir(number).join("kv").join("unsynced");
+        assert!(mark.exists(), "whoever is killed has had no time to take it away");
+    }
+    for number in 0..3 {
+        cluster.spawn(number).await;
+    }
+    load.goes_on(50, "the restart of all").await;
+
+    let down = (cluster.leader(&client, None).await + 1) % 3;
+    let before = other_raft_id(&client, cluster.id(down), "").await;
+    cluster.kill(down).await;
+    std::fs::write(cluster.data_dir(down).join("kv").join("unsynced"), "zmesh unsynced 1\nother\n")
+        .unwrap();
+    cluster.spawn(down).await;
+    other_raft_id(&client, cluster.id(down), &before).await;
+    load.goes_on(50, "the return of a machine").await;
+    let replaced = cluster.data_dir(down).join("kv").join("rejoin");
+    let back = async {
+        while replaced.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, back).await.expect("it votes again");
+    load.verify(&kv(&client)).await;
+
+    cluster.stop(down).await;
+    assert!(!cluster.data_dir(down).join("kv").join("unsynced").exists(), "it stopped in order");
+}
+
+/// The raft id that a node announces, once it is another one.
+async fn other_raft_id(client: &Node, id: &str, than: &str) -> String {
+    let announced = async {
+        loop {
+            let peer = client.peers().into_iter().find(|peer| peer.node.as_str() == id);
+            let raft_id = peer.and_then(|peer| peer.labels.get("_kv.raft").cloned());
+            match raft_id.filter(|raft_id| raft_id != than) {
+                Some(raft_id) => return raft_id,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, announced).await.expect("it runs a replica")
+}

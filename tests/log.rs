@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use zmesh::ErrorCode;
 use zmesh::consensus::Role;
 use zmesh::log::{
-    Lag, Log, LogMachine, OnLag, ReadLimits, Record, Refusal, Start, Stored, Topic, TopicOptions,
-    Upkeep, group_of, service,
+    Lag, Log, OnLag, ReadLimits, Record, Refusal, Start, Stored, Topic, TopicOptions, Upkeep,
+    group_of,
 };
 use zmesh::replica::{self, AckLevel, Acks, Progress};
 use zmesh::testing::TestCluster;
@@ -19,28 +19,24 @@ use zmesh::testing::TestCluster;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn cluster(groups: u16) -> TestCluster {
-    let mut builder = TestCluster::builder(3);
-    for group in 0..groups {
-        builder = builder.service(service(group), LogMachine::new);
-    }
-    builder.start().await.unwrap()
+    TestCluster::builder(3).log_groups(groups).start().await.unwrap()
 }
 
-fn log(cluster: &TestCluster, groups: u16) -> Log {
-    Log::new(cluster.client()).groups(groups).timeout(DEADLINE)
+fn log(cluster: &TestCluster) -> Log {
+    cluster.log().timeout(DEADLINE)
 }
 
-/// The node that leads a service.
-async fn leader(cluster: &TestCluster, name: &str) -> usize {
+/// The node that leads the first group.
+async fn leader(cluster: &TestCluster) -> usize {
     let end = Instant::now() + DEADLINE;
     loop {
         for node in (0..cluster.nodes()).filter(|node| cluster.is_running(*node)) {
-            let progress = cluster.service(node, name).status().await;
+            let progress = cluster.log_replicas(node)[0].status().await;
             if matches!(progress, Progress::Running(status) if status.role == Role::Leader) {
                 return node;
             }
         }
-        assert!(Instant::now() < end, "nobody leads {name}");
+        assert!(Instant::now() < end, "nobody leads the group");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -77,7 +73,7 @@ async fn read_all(topic: &Topic) -> Vec<Stored> {
 async fn records_are_there_once_and_in_order_though_leaders_are_killed() {
     const KILLS: usize = 4;
     let mut cluster = cluster(1).await;
-    let topic = log(&cluster, 1).topic("orders");
+    let topic = log(&cluster).topic("orders");
     let appended = Arc::new(AtomicU64::new(0));
     let done = Arc::new(AtomicU64::new(u64::MAX));
     let writer = tokio::spawn({
@@ -122,7 +118,7 @@ async fn records_are_there_once_and_in_order_though_leaders_are_killed() {
             assert!(Instant::now() < end, "no appends");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let leader = leader(&cluster, "log0").await;
+        let leader = leader(&cluster).await;
         cluster.kill(leader);
         cluster.restart(leader).await.unwrap();
     }
@@ -157,7 +153,7 @@ async fn join_in_order<F: Future + Unpin>(mut all: Vec<F>) -> Vec<F::Output> {
 #[tokio::test]
 async fn appends_that_wait_leave_together_and_each_gets_its_offset() {
     let cluster = cluster(1).await;
-    let topic = log(&cluster, 1).topic("a");
+    let topic = log(&cluster).topic("a");
     let options = TopicOptions { record_bytes_max: 100, ..TopicOptions::default() };
     topic.create(options).await.unwrap();
     let append = |number: u64| {
@@ -187,7 +183,7 @@ async fn appends_that_wait_leave_together_and_each_gets_its_offset() {
 #[tokio::test]
 async fn expected_offset_lets_one_of_two_writers_win() {
     let cluster = cluster(1).await;
-    let topic = log(&cluster, 1).topic("a").existing();
+    let topic = log(&cluster).topic("a").existing();
     let unknown = topic.append(record(0)).await.unwrap_err();
     assert_eq!(unknown.code(), ErrorCode::TopicUnknown);
     topic.create(TopicOptions::default()).await.unwrap();
@@ -202,7 +198,7 @@ async fn expected_offset_lets_one_of_two_writers_win() {
 #[tokio::test]
 async fn append_is_acknowledged_at_the_level_that_was_asked_for() {
     let cluster = cluster(1).await;
-    let topic = log(&cluster, 1).topic("a");
+    let topic = log(&cluster).topic("a");
     let records = [record(0), record(1)];
     let all = topic.append_with(&records, Acks::All { min_insync: 2 }).await.unwrap();
     assert_eq!((all.first, all.count, all.level), (Some(0), 2, AckLevel::All));
@@ -225,10 +221,9 @@ async fn append_is_acknowledged_at_the_level_that_was_asked_for() {
 #[tokio::test]
 async fn tail_waits_for_its_topic_and_ends_with_it() {
     let cluster = cluster(1).await;
-    let far = log(&cluster, 1).topic("a");
+    let far = log(&cluster).topic("a");
     let node = cluster.node(1);
-    let replicas = vec![cluster.service(1, "log0").clone()];
-    let near = Log::local(node, replicas).timeout(DEADLINE).topic("a");
+    let near = Log::local(node, cluster.log_replicas(1).to_vec()).timeout(DEADLINE).topic("a");
     let mut tails = [far.tail(Start::First), near.tail(Start::First)];
     for tail in &mut tails {
         let early = tokio::time::timeout(Duration::from_millis(50), tail.next()).await;
@@ -257,7 +252,7 @@ async fn tail_waits_for_its_topic_and_ends_with_it() {
 #[tokio::test]
 async fn slow_reader_fails_skips_or_waits_as_it_wants() {
     let cluster = cluster(1).await;
-    let topic = log(&cluster, 1).topic("a");
+    let topic = log(&cluster).topic("a");
     append_all(&topic, 100).await;
     let lag = |records| Lag { records: Some(records), age: None };
     let mut fails = topic.tail(Start::First).on_lag(OnLag::Fail(lag(99)));
@@ -312,7 +307,7 @@ async fn skips_what_is_gone(topic: &Topic) {
 #[tokio::test]
 async fn records_go_by_count_and_by_age() {
     let cluster = cluster(1).await;
-    let log = log(&cluster, 1);
+    let log = log(&cluster);
     let counted = log.topic("counted");
     counted.create(TopicOptions { records: Some(10), ..Default::default() }).await.unwrap();
     let aged = log.topic("aged");
@@ -338,15 +333,10 @@ async fn records_go_by_count_and_by_age() {
 async fn idle_topic_does_not_fill_the_disk() {
     const MIB: usize = 1024 * 1024;
     let options = replica::Options { snapshot_bytes: 2 << 20, ..Default::default() };
-    let cluster = TestCluster::builder(3)
-        .options(options)
-        .service("log0", LogMachine::new)
-        .start()
-        .await
-        .unwrap();
+    let cluster = TestCluster::builder(3).options(options).log_groups(1).start().await.unwrap();
     let upkeep = Upkeep { every: Duration::from_millis(20), slack_bytes: 1 << 20 };
-    (0..3).for_each(|node| zmesh::log::keep(cluster.service(node, "log0"), upkeep));
-    let log = log(&cluster, 1);
+    (0..3).for_each(|node| zmesh::log::keep(&cluster.log_replicas(node)[0], upkeep));
+    let log = log(&cluster);
     let idle = log.topic("idle");
     append_all(&idle, 100).await;
     let busy = log.topic("busy");
@@ -356,9 +346,7 @@ async fn idle_topic_does_not_fill_the_disk() {
         busy.append(Record::new(vec![7; MIB - 1024])).await.unwrap();
     }
     let end = Instant::now() + DEADLINE;
-    let dirs: Vec<_> = (0..3)
-        .map(|node| cluster.data_dir(node).with_file_name(format!("n{}-log0", node + 1)))
-        .collect();
+    let dirs: Vec<_> = (0..3).map(|node| cluster.data_dir(node).with_file_name("log0")).collect();
     while dirs.iter().any(|dir| bytes_of(dir) > 24 * MIB as u64) {
         let bytes: Vec<_> = dirs.iter().map(|dir| bytes_of(dir)).collect();
         assert!(Instant::now() < end, "{bytes:?} bytes of 40 MiB");
@@ -384,7 +372,7 @@ fn bytes_of(dir: &Path) -> u64 {
 #[tokio::test]
 async fn cursors_and_records_survive_a_restart_of_all() {
     let mut cluster = cluster(1).await;
-    let topic = log(&cluster, 1).topic("a");
+    let topic = log(&cluster).topic("a");
     append_all(&topic, 20).await;
     let cursor = topic.cursor("reader");
     assert_eq!(cursor.load().await.unwrap(), None);
@@ -414,7 +402,7 @@ async fn cursors_and_records_survive_a_restart_of_all() {
 async fn ten_thousand_topics_in_four_groups() {
     const TOPICS: usize = 10_000;
     let cluster = cluster(4).await;
-    let log = log(&cluster, 4);
+    let log = log(&cluster);
     let append = |number: usize| {
         let topic = log.topic(format!("topic-{number:05}"));
         Box::pin(async move { topic.append(Record::new("x")).await.unwrap() })

@@ -91,7 +91,8 @@ pub(super) async fn run(command: &Command, context: &Context) -> Result<(), Fail
         Command::Status(args) => {
             let cluster = LocalCluster::look_at(&args.dir)?;
             let statuses = look(&cluster).await?;
-            print_nodes(&cluster, &statuses, context)
+            print_nodes(&cluster, &statuses, context)?;
+            print_groups(statuses.values(), context.out)
         }
         Command::Stop(args) => stop(args, context).await,
     }
@@ -270,8 +271,7 @@ fn print_nodes(
 ) -> Result<(), Failure> {
     let nodes = cluster.nodes().iter();
     let records: Vec<_> = nodes.map(|node| NodeRecord::of(node, statuses.get(&node.id))).collect();
-    context.out.table_or_json(&records)?;
-    print_groups(statuses.values(), context.out)
+    context.out.table_or_json(&records)
 }
 
 impl From<LocalError> for Failure {

@@ -37,6 +37,7 @@ mod peers;
 mod print;
 mod process;
 mod progress;
+mod recover;
 mod repair;
 mod request;
 mod serve;
@@ -149,6 +150,8 @@ enum Command {
     Check(check::Args),
     /// Say what can be done about a damaged data directory; do it with --apply.
     Repair(repair::Args),
+    /// Begin a new cluster with what one member has, when most others are gone for good.
+    Recover(recover::Args),
     /// Write everything that the cluster stores to a file, as text.
     Dump(dump::DumpArgs),
     /// Write a dump into a cluster.
@@ -256,6 +259,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Log(_)
         | Command::Member(_)
         | Command::Peers(_)
+        | Command::Recover(_)
         | Command::Repair(_)
         | Command::Request(_)
         | Command::Restore(_)
@@ -276,6 +280,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Peers(args) => wait(peers::run(args, context)),
         Command::Dump(args) => wait(dump::dump(args, context)),
         Command::Restore(args) => wait(dump::restore(args, context)),
+        Command::Recover(args) => recover::run(args, context),
         Command::Repair(args) => repair::run(args, context),
         Command::Request(args) => wait(request::run(args, context)),
         Command::Serve(args) => wait(serve::run(args, context)),

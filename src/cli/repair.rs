@@ -129,6 +129,8 @@ fn rejoin(args: &Args, reports: &[Report], context: &Context) -> Result<(), Fail
     let dir = &args.dir;
     let aside = name_aside(&plain(dir), Path::exists);
     let node = reports.iter().find_map(|report| report.node.clone());
+    // The new directory has to be for as many groups of the log.
+    let groups = std::fs::read_to_string(dir.join("log-groups")).ok();
     if args.apply {
         set_aside(dir, &aside, reports)?;
     }
@@ -141,7 +143,7 @@ fn rejoin(args: &Args, reports: &[Report], context: &Context) -> Result<(), Fail
         let would = if args.apply { "" } else { "would " };
         let (from, to) = (dir.display(), aside.display());
         context.out.text(&format!("{would}rename {from} to {to}, and leave an empty {from}"))?;
-        context.out.text(&steps(node.as_ref(), dir))?;
+        context.out.text(&steps(node.as_ref(), groups.as_deref().map(str::trim), dir))?;
     }
     match args.apply {
         true => Ok(()),
@@ -154,13 +156,14 @@ fn rejoin(args: &Args, reports: &[Report], context: &Context) -> Result<(), Fail
 }
 
 /// How the node comes back.
-fn steps(node: Option<&NodeId>, dir: &Path) -> String {
+fn steps(node: Option<&NodeId>, groups: Option<&str>, dir: &Path) -> String {
     let node = node.map_or("NODE", NodeId::as_str);
+    let groups = groups.map(|groups| format!(" --log-groups {groups}")).unwrap_or_default();
     let dir = dir.display();
     format!(
         "then, while the other members are up:\n  \
          zmesh member remove {node}\n  \
-         zmesh serve --id {node} --data-dir {dir} --join --peer ADDRESS\n  \
+         zmesh serve --id {node} --data-dir {dir} --join --peer ADDRESS{groups}\n  \
          zmesh member add {node} --promote"
     )
 }

@@ -54,6 +54,8 @@ pub struct Consensus<L: Log> {
     membership_changes: u64,
     /// Raft ids outside the membership that the owner vouches for.
     admitted: BTreeSet<u64>,
+    /// Raft ids of members that went, as far as was applied since the start.
+    removed: BTreeSet<u64>,
     ticked: Time,
     /// Ticks since the start.
     ticks: usize,
@@ -185,6 +187,7 @@ impl<L: Log> Consensus<L> {
             membership,
             membership_changes: 0,
             admitted: BTreeSet::new(),
+            removed: BTreeSet::new(),
             ticked: setup.now,
             ticks: 0,
             heard: BTreeMap::new(),
@@ -356,6 +359,11 @@ impl<L: Log> Consensus<L> {
         self.admitted.insert(raft_id);
     }
 
+    /// Whether a member with this raft id went since this replica has started. It never comes back.
+    pub fn was_removed(&self, raft_id: u64) -> bool {
+        self.removed.contains(&raft_id)
+    }
+
     /// Whether a replica was [admitted](Self::admit), and not removed since.
     pub fn is_admitted(&self, raft_id: u64) -> bool {
         self.admitted.contains(&raft_id)
@@ -416,6 +424,12 @@ impl<L: Log> Consensus<L> {
         self.membership.apply(&changes, conf);
         self.membership_changes += 1;
         self.admitted.retain(|raft_id| !changes.contains(&Change::Remove(*raft_id)));
+        self.removed.extend(changes.iter().filter_map(|change| match change {
+            Change::Add(_) => None,
+            Change::Remove(raft_id) => Some(*raft_id),
+        }));
+        // Whoever is new has not been heard yet, whatever its former self has said.
+        self.heard.retain(|raft_id, _| !self.removed.contains(raft_id));
         // The crate leaves a removed leader in office, where it would panic on its own progress or
         // keep the others from electing somebody.
         if !self.membership.is_voter(self.raft_id) && self.role() != Role::Follower {

@@ -9,7 +9,9 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use super::command::{Command, EventQuery, Failure, PAGE_LIMIT_MAX, Query, Response, Transaction};
+use super::command::{
+    Command, EventQuery, Failure, Limits, PAGE_LIMIT_MAX, Query, Response, Transaction,
+};
 use crate::replica::{Alarm, Effects, Image, InvalidSnapshot, Machine, Past};
 
 mod leases;
@@ -36,6 +38,12 @@ impl KvMachine {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store that begins with these limits, until a command changes them. All replicas must
+    /// begin with the same.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { store: Store::at(0, 0, limits), ..Self::default() }
     }
 
     /// Keys that have a value.

@@ -28,9 +28,6 @@ use crate::replica::Past;
 const CARRY_BYTES: usize = 512 * 1024;
 /// Points that one command carries.
 const PARTS_MAX: usize = 512;
-/// Topics that one command carries: each costs a read of the log of its own, and the replica does
-/// nothing else meanwhile.
-const TOPICS_MAX: usize = 64;
 
 /// One point of a topic.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,32 +41,31 @@ pub(super) struct Part {
 }
 
 /// Collects parts.
-#[derive(Debug, Default)]
-pub(super) struct Carry {
+pub(super) struct Carry<'a> {
     out: BytesMut,
     parts: usize,
-    topics: usize,
+    scan: Scan<'a>,
+    /// Nothing more is to be read for one command.
+    is_full: bool,
 }
 
-impl Carry {
-    /// Adds the points of a topic that are next in its sweep, as long as there is room.
-    pub(super) fn add(
-        &mut self,
-        name: &Bytes,
-        topic: &Topic,
-        past: &dyn Past,
-    ) -> Result<(), Refusal> {
-        self.topics += 1;
-        let mut scan = Scan::new(name, past);
+impl<'a> Carry<'a> {
+    pub(super) fn new(past: &'a dyn Past) -> Self {
+        Self { out: BytesMut::new(), parts: 0, scan: Scan::new(&[], past), is_full: false }
+    }
+
+    /// Adds the points of a topic that are next in its sweep, as long as there is room. Topics are
+    /// best given in the order in which they lie in the log, which is then read once.
+    pub(super) fn add(&mut self, name: &'a Bytes, topic: &Topic) -> Result<(), Refusal> {
+        self.scan.follow(name);
         for position in topic.swept..topic.points.len() {
             let Some(point) = topic.points.at(position) else { break };
             let more = self.out.len() + point.bytes as usize;
-            if self.parts == PARTS_MAX || (self.parts > 0 && more > CARRY_BYTES) {
-                break;
-            }
             let mut batches = BytesMut::new();
-            if !scan.whole_point(topic, position, |batch| batch.put(&mut batches))? {
-                // Enough was read for one query.
+            self.is_full = self.parts == PARTS_MAX
+                || (self.parts > 0 && more > CARRY_BYTES)
+                || !self.scan.whole_point(topic, position, |batch| batch.put(&mut batches))?;
+            if self.is_full {
                 break;
             }
             put_name(&mut self.out, name);
@@ -83,7 +79,7 @@ impl Carry {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.parts == PARTS_MAX || self.topics == TOPICS_MAX || self.out.len() >= CARRY_BYTES
+        self.is_full
     }
 
     /// What is carried; nothing if it is empty.

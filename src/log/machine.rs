@@ -383,12 +383,15 @@ impl LogMachine {
     /// What lies so far back that the log has more than it should.
     fn spare(&self, slack: u64, past: &dyn Past) -> Changed {
         let wanted = self.bytes.saturating_mul(2).saturating_add(slack);
-        let mut carry = Carry::default();
+        let mut carry = Carry::new(past);
         if self.log_floor().is_some_and(|floor| self.extent.since(floor) > wanted) {
             let end = self.extent.last(wanted);
-            for ((_, _), name) in self.floors.range(..(end, 0)) {
-                if let Some(topic) = self.topics.get(name).filter(|_| !carry.is_full()) {
-                    carry.add(name, topic, past)?;
+            for name in self.floors.range(..(end, 0)).map(|(_, name)| name) {
+                if let Some(topic) = self.topics.get(name) {
+                    carry.add(name, topic)?;
+                }
+                if carry.is_full() {
+                    break;
                 }
             }
         }

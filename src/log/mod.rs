@@ -73,4 +73,4 @@ pub use record::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, InvalidRecord, KEY_BYTES_MAX, RECORD_BYTES_MAX, Record,
 };
 pub use refusal::Refusal;
-pub use upkeep::{Upkeep, keep, start};
+pub use upkeep::{Upkeep, keep, start, start_on};

@@ -120,6 +120,11 @@ pub(super) fn find(
 }
 
 impl<'a> Scan<'a> {
+    /// Goes on with another topic, and with what has been read.
+    pub(super) fn follow(&mut self, name: &'a [u8]) {
+        self.name = name;
+    }
+
     pub(super) fn new(name: &'a [u8], past: &'a dyn Past) -> Self {
         Self { name, past, commands: VecDeque::new(), carried: None, begin: 0, next: 0, fetches: 0 }
     }

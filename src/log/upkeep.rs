@@ -3,6 +3,7 @@
 //! What is to be carried forward, and whether, the machine decides; here it is asked now and then,
 //! and its command proposed. Whatever fails is tried again the next time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::query::Query;
 use crate::consensus::Role;
 use crate::node::Node;
 use crate::replica::{Replica, ReplicaError, ReplicaSettings};
+use crate::wal::{Disk, RealDisk};
 
 /// Commands in a row; then others have their turn.
 const ROUNDS_MAX: usize = 1_000;
@@ -46,7 +48,21 @@ impl Default for Upkeep {
 ///
 /// As [`Replica::start`]; and if there can be no such group.
 pub fn start(node: &Node, group: u16, settings: ReplicaSettings) -> Replica {
-    let replica = Replica::start(node, service(group), settings, LogMachine::new());
+    start_on(Arc::new(RealDisk), node, group, settings)
+}
+
+/// As [`start`], on a disk of the caller's choice.
+///
+/// # Panics
+///
+/// As [`start`].
+pub fn start_on(
+    disk: Arc<dyn Disk>,
+    node: &Node,
+    group: u16,
+    settings: ReplicaSettings,
+) -> Replica {
+    let replica = Replica::start_on(disk, node, service(group), settings, LogMachine::new());
     keep(&replica, Upkeep::default());
     replica
 }

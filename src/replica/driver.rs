@@ -376,8 +376,8 @@ impl<M: Machine> Driver<M> {
         (self.names.get(&raft_id) == Some(node)).then_some(raft_id)
     }
 
-    /// Hears a replica that joined after what has been applied here, on the word of its handshake.
-    /// Whoever follows a leader needs nobody else.
+    /// Hears a replica that joined after what has been applied here, or whose directory took the place
+    /// of a former one, on the word of its handshake. Whoever follows a leader needs nobody else.
     fn admit(&mut self, node: &NodeId) {
         let consensus = self.core.consensus();
         let alone = consensus.leader().is_none();

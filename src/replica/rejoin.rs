@@ -50,8 +50,9 @@ const MAGIC: &str = "zmesh rejoin 1";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Rejoin {
     cluster: String,
-    /// The raft id that is not used any more.
-    former: u64,
+    /// Raft ids that are not used any more, of which the members have one. There are several if the
+    /// power failed again on the way.
+    former: Vec<u64>,
     /// Whether it voted.
     voter: bool,
 }
@@ -66,10 +67,13 @@ impl Rejoin {
             return Ok(None);
         }
         let voted = members.get(&former).is_some_and(|member| member.voter);
+        let cluster = store.identity().cluster.to_string();
         // It may be the second time, before the first one came to its end.
         let before = Self::read(disk, dir).ok().flatten();
-        let voter = voted || before.is_some_and(|before| before.voter);
-        Ok(Some(Self { cluster: store.identity().cluster.to_string(), former, voter }))
+        let mut rejoin = before.unwrap_or(Self { cluster, former: Vec::new(), voter: false });
+        rejoin.former.push(former);
+        rejoin.voter |= voted;
+        Ok(Some(rejoin))
     }
 
     /// What is left to do, if anything.
@@ -90,7 +94,7 @@ impl Rejoin {
         shared: &Shared,
     ) -> Result<(), FormationError> {
         tracing::warn!(
-            raft_id = format_args!("{:016x}", self.former),
+            former = ?self.former,
             "writes may be lost that this replica had confirmed: it stays out until the others have \
              a leader, and then begins anew as a learner; if they went down with it, recover one of \
              the directories by force"
@@ -98,10 +102,7 @@ impl Rejoin {
         loop {
             *shared.progress.lock() = Phase::Doubtful;
             for leader in self.leaders(node, name) {
-                // An inquiry is answered when a quorum has confirmed the leader.
-                let subject = Operation::Inquire.subject(name);
-                let question = node.system_request(&leader, &subject, Bytes::from_static(&[0; 16]));
-                if question.timeout(ASK_TIMEOUT).await.is_ok() {
+                if is_confirmed(node, name, &leader).await {
                     return Ok(());
                 }
             }
@@ -115,7 +116,8 @@ impl Rejoin {
     /// Sets the directory aside, all or nothing as far as anybody can see.
     pub(super) fn set_aside(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         let Self { cluster, former, voter } = self;
-        let content = format!("{MAGIC}\n{cluster} {former:016x} {voter}\n");
+        let former: Vec<String> = former.iter().map(|former| format!("{former:016x}")).collect();
+        let content = format!("{MAGIC}\n{cluster} {voter} {}\n", former.join(" "));
         sync::replace(disk, dir, BEGIN_FILE, content.as_bytes())?;
         resume(disk, dir)
     }
@@ -130,19 +132,17 @@ impl Rejoin {
         name: &'static str,
         shared: Arc<Shared>,
     ) -> String {
-        let mut payload = BytesMut::new();
-        payload.put_u64_le(self.former);
-        payload.put_slice(node.id().as_str().as_bytes());
-        let payload = payload.freeze();
         let own_name = Bytes::copy_from_slice(node.id().as_str().as_bytes());
         loop {
-            let replaced = self.ask(&node, name, &shared, Verb::Replace, payload.clone()).await;
-            if replaced == Err(ErrorCode::DirectoryUnknown) {
-                return format!(
-                    "the directory {:016x} of this replica is no member any more: it was removed \
-                     while this node was down",
-                    self.former
-                );
+            let replaced = self.replace(&node, name, &shared).await;
+            // A leader that was deposed may not know of a member yet; one that a quorum has confirmed
+            // before it was asked does.
+            if replaced == Err(ErrorCode::DirectoryUnknown)
+                && self.has_confirmed_leader(&node, name).await
+                && self.replace(&node, name, &shared).await == Err(ErrorCode::DirectoryUnknown)
+            {
+                return "this replica is no member any more: it was removed while it was down"
+                    .to_owned();
             }
             let promoted = match replaced {
                 Ok(()) if self.voter => {
@@ -161,6 +161,34 @@ impl Rejoin {
             tracing::warn!(%error, "what was set aside could not be deleted; the next start tries again");
         }
         std::future::pending().await
+    }
+
+    /// Asks for the place of each former self, of which one is a member.
+    async fn replace(
+        &self,
+        node: &Node,
+        name: &'static str,
+        shared: &Arc<Shared>,
+    ) -> Result<(), ErrorCode> {
+        for former in &self.former {
+            let mut payload = BytesMut::new();
+            payload.put_u64_le(*former);
+            payload.put_slice(node.id().as_str().as_bytes());
+            match self.ask(node, name, shared, Verb::Replace, payload.freeze()).await {
+                Err(ErrorCode::DirectoryUnknown) => {}
+                answer => return answer,
+            }
+        }
+        Err(ErrorCode::DirectoryUnknown)
+    }
+
+    async fn has_confirmed_leader(&self, node: &Node, name: &str) -> bool {
+        for leader in self.leaders(node, name) {
+            if is_confirmed(node, name, &leader).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Asks whoever leads for a change of the members.
@@ -205,10 +233,18 @@ impl Rejoin {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.strip_prefix(MAGIC)?.split_whitespace();
         let cluster = words.next()?.to_owned();
-        let former = u64::from_str_radix(words.next()?, 16).ok()?;
         let voter = words.next()?.parse().ok()?;
-        words.next().is_none().then_some(Self { cluster, former, voter })
+        let former = words.map(|word| u64::from_str_radix(word, 16).ok());
+        let former: Vec<u64> = former.collect::<Option<_>>()?;
+        (!former.is_empty()).then_some(Self { cluster, former, voter })
     }
+}
+
+/// Whether a quorum confirms that a node leads: an inquiry is not answered before.
+async fn is_confirmed(node: &Node, name: &str, leader: &NodeId) -> bool {
+    let subject = Operation::Inquire.subject(name);
+    let question = node.system_request(leader, &subject, Bytes::from_static(&[0; 16]));
+    question.timeout(ASK_TIMEOUT).await.is_ok()
 }
 
 /// Goes on with setting a directory aside, if that was begun.
@@ -221,7 +257,8 @@ pub(super) fn resume(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         files => files?,
     };
     if !files.contains(&begin) {
-        return Ok(());
+        let draft = sync::draft(dir, BEGIN_FILE);
+        return if files.contains(&draft) { disk.remove(&draft) } else { Ok(()) };
     }
     let again = files.contains(&dir.join(FILE));
     for path in files.iter().filter(|path| is_of_former_self(path)) {
@@ -290,10 +327,11 @@ fn last_members(store: &Store) -> Result<BTreeMap<u64, Member>, LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::{Keep, MemoryDisk, OpenMode};
+    use crate::consensus::membership::Bootstrap;
+    use crate::wal::{self, Keep, MemoryDisk, OpenMode};
 
     fn rejoin() -> Rejoin {
-        Rejoin { cluster: "c".to_owned(), former: 0xABC, voter: true }
+        Rejoin { cluster: "c".to_owned(), former: vec![0xABC, 1], voter: true }
     }
 
     fn put(disk: &MemoryDisk, name: &str) {
@@ -315,12 +353,11 @@ mod tests {
             let disk = MemoryDisk::new();
             disk.create_dir(dir).unwrap();
             ["00.wal", "meta", "lock", "unsynced"].iter().for_each(|name| put(&disk, name));
-            let kind = [crate::wal::Operation::Rename, crate::wal::Operation::SyncDir];
-            disk.fail(kind[rng.usize(..2)], rng.u64(..5), crate::wal::Fault::Broken);
+            let kind = [wal::Operation::Rename, wal::Operation::SyncDir];
+            disk.fail(kind[rng.usize(..2)], rng.u64(..5), wal::Fault::Broken);
             let done = rejoin().set_aside(&disk, dir);
             disk.heal();
             disk.crash(&mut rng, Keep::Torn);
-            let begun = done.is_ok() || names(&disk).iter().any(|name| name.starts_with("rejoin"));
             resume(&disk, dir).unwrap();
             let found = names(&disk);
             match Rejoin::read(&disk, dir).unwrap() {
@@ -335,8 +372,8 @@ mod tests {
                     assert!(!found.contains(&"meta".to_owned()), "seed {seed}: {found:?}");
                 }
                 None => {
+                    assert!(done.is_err(), "seed {seed}: it was durable");
                     assert!(found.contains(&"meta".to_owned()), "seed {seed}: {found:?}");
-                    assert!(!begun || found.contains(&"rejoin.begin.new".to_owned()), "{found:?}");
                 }
             }
         }
@@ -359,12 +396,49 @@ mod tests {
         assert_eq!(Rejoin::read(&disk, dir).unwrap(), None);
     }
 
+    /// The power fails again before the members know of the new self: they have the first one, and
+    /// whether it voted is what counts.
+    #[test]
+    fn second_loss_remembers_both_former_selves_and_the_vote() {
+        let member =
+            |raft_id: u64, name: &str| Member { raft_id, node: name.parse().unwrap(), voter: true };
+        let members = vec![member(1, "a"), member(2, "b"), member(3, "c")];
+        let bootstrap = Bootstrap::new(members).unwrap();
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
+        let options = wal::Options { segment_bytes: 4_096, reserve_bytes: 0, ..Default::default() };
+        let create = |raft_id| {
+            let disk = Arc::new(disk.clone());
+            Store::create(disk, dir, options, "a".parse().unwrap(), raft_id, &bootstrap).unwrap()
+        };
+        let first = create(1);
+        let rejoin = Rejoin::of(&disk, dir, &first).unwrap().expect("there are others");
+        assert_eq!((&rejoin.former[..], rejoin.voter), (&[1][..], true));
+        rejoin.set_aside(&disk, dir).unwrap();
+        drop(first);
+        let second = create(4);
+        let rejoin = Rejoin::of(&disk, dir, &second).unwrap().expect("there are others");
+        assert_eq!((&rejoin.former[..], rejoin.voter), (&[1, 4][..], true));
+        assert!(rejoin.is_of(&bootstrap.cluster_id().to_string()));
+    }
+
+    /// Alone in its cluster a replica has nobody to wait for, and nobody to mislead.
+    #[test]
+    fn lone_replica_has_nothing_to_rejoin() {
+        let only = Member { raft_id: 1, node: "a".parse().unwrap(), voter: true };
+        let bootstrap = Bootstrap::new(vec![only]).unwrap();
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
+        let options = wal::Options { segment_bytes: 4_096, reserve_bytes: 0, ..Default::default() };
+        let name = "a".parse().unwrap();
+        let store = Store::create(Arc::new(disk.clone()), dir, options, name, 1, &bootstrap);
+        assert_eq!(Rejoin::of(&disk, dir, &store.unwrap()).unwrap(), None);
+    }
+
     /// A note that is damaged must not be read as something else.
     #[test]
     fn damaged_note_is_refused() {
         let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
         disk.create_dir(dir).unwrap();
-        for text in ["", "zmesh rejoin 1\nc abc", "zmesh rejoin 1\nc xyz true", "c abc true"] {
+        for text in ["", "zmesh rejoin 1\nc true", "zmesh rejoin 1\nc true xyz", "c true abc"] {
             disk.overwrite(&dir.join(FILE), text.as_bytes().to_vec());
             assert!(Rejoin::read(&disk, dir).is_err(), "{text:?}");
         }

@@ -57,7 +57,7 @@ const FILE: &str = "unsynced";
 /// What a mark begins with.
 const MAGIC: &str = "zmesh unsynced 1\n";
 /// The most bytes of a mark that are read.
-const BYTES_MAX: u64 = 256;
+const BYTES_MAX: u64 = 4_096;
 
 /// The file of the mark.
 pub(super) fn file(dir: &Path) -> PathBuf {
@@ -72,12 +72,14 @@ pub(super) fn mark(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 
 /// Takes the mark away, durably. Everything has to be synced before.
 pub(super) fn unmark(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    let file = file(dir);
-    if disk.list(dir)?.contains(&file) {
-        disk.remove(&file)?;
-        disk.sync_dir(dir)?;
+    let there = disk.list(dir)?;
+    let mut ours =
+        there.iter().filter(|path| [file(dir), draft(dir, FILE)].contains(path)).peekable();
+    if ours.peek().is_none() {
+        return Ok(());
     }
-    Ok(())
+    ours.try_for_each(|path| disk.remove(path))?;
+    disk.sync_dir(dir)
 }
 
 /// What the mark says. A mark that cannot be read is as good as one of another boot.
@@ -89,12 +91,17 @@ pub(super) fn confidence(disk: &dyn Disk, dir: &Path) -> io::Result<Confidence> 
 
 /// Puts a small file in the place of another, durably and as a whole.
 pub(super) fn replace(disk: &dyn Disk, dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let draft = dir.join(format!("{name}.new"));
+    let draft = draft(dir, name);
     let file = disk.open(&draft, OpenMode::CreateEmpty)?;
     file.write_at(content, 0)?;
     file.sync_data()?;
     disk.rename(&draft, &dir.join(name))?;
     disk.sync_dir(dir)
+}
+
+/// What an interrupted [`replace`] may leave.
+pub(super) fn draft(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.new"))
 }
 
 /// The beginning of a small file; none if there is no such file, or no directory yet.

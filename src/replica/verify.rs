@@ -20,9 +20,10 @@ use crate::wal::{
 };
 
 /// Files of a replica that say nothing about its state.
-const SILENT: [&str; 3] = ["lock", "reserve", "raft-id"];
+const SILENT: [&str; 6] = ["lock", "reserve", "raft-id", "unsynced", "rejoin", "rejoin.begin"];
 /// What the name of a file begins with that an interrupted write has left.
-const DRAFTS: [&str; 3] = ["snapshot.new", "snapshot.part", "raft-id.new"];
+const DRAFTS: [&str; 5] =
+    ["snapshot.new", "snapshot.part", "raft-id.new", "rejoin.begin.new", "unsynced.new"];
 
 /// What was found in a directory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -245,9 +246,12 @@ fn state(snapshot: &Snapshot) -> String {
 
 /// A file that is no part of the replica.
 fn stray(name: &str) -> Verdict {
-    let reason = match DRAFTS.contains(&name) {
-        true => "left by an interrupted write; the next start removes it",
-        false => "not a file of a replica; it is left alone",
+    let reason = match name {
+        "rejoin" | "rejoin.begin" => "the replica begins anew, since it may have lost writes",
+        "unsynced" => "writes were not synced when this was left; so it is also while it runs",
+        _ if name.ends_with(".aside") => "set aside until the replica has begun anew",
+        _ if DRAFTS.contains(&name) => "left by an interrupted write; the next start removes it",
+        _ => "not a file of a replica; it is left alone",
     };
     Verdict::Harmless { offset: 0, reason: reason.to_owned() }
 }

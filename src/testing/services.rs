@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::Node;
 use crate::replica::{Machine, Replica, ReplicaSettings};
+use crate::wal::Disk;
 
 /// A service that every node of a cluster runs a replica of.
 #[derive(Clone)]
@@ -15,24 +16,31 @@ pub(super) struct Service {
 }
 
 /// Starts a replica with a machine of its own.
-type Start = dyn Fn(&Node, ReplicaSettings) -> Replica + Send + Sync;
+type Start = dyn Fn(Arc<dyn Disk>, &Node, ReplicaSettings) -> Replica + Send + Sync;
 
 impl Service {
     pub(super) fn new<M: Machine + Send + 'static>(
         name: &'static str,
         machine: impl Fn() -> M + Send + Sync + 'static,
     ) -> Self {
-        let start = move |node: &Node, settings| Replica::start(node, name, settings, machine());
+        let start = move |disk, node: &Node, settings| {
+            Replica::start_on(disk, node, name, settings, machine())
+        };
         Self { name, start: Arc::new(start) }
     }
 
     /// Starts a replica on the present runtime, with its log beside that of the store.
-    pub(super) fn start(&self, node: &Node, store: ReplicaSettings) -> Replica {
+    pub(super) fn start(
+        &self,
+        disk: Arc<dyn Disk>,
+        node: &Node,
+        store: ReplicaSettings,
+    ) -> Replica {
         let mut dir = store.data_dir.file_name().unwrap_or_default().to_owned();
         dir.push("-");
         dir.push(self.name);
         let data_dir = store.data_dir.parent().unwrap_or_else(|| Path::new("")).join(dir);
-        (self.start)(node, ReplicaSettings { data_dir, ..store })
+        (self.start)(disk, node, ReplicaSettings { data_dir, ..store })
     }
 }
 

@@ -24,6 +24,10 @@ impl Disk for ReadOnlyDisk {
         Err(read_only())
     }
 
+    fn boot(&self) -> Option<String> {
+        self.0.boot()
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         self.0.list(dir)
     }

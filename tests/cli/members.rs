@@ -26,6 +26,7 @@ impl Joined {
     fn member(beside: &Served, id: &str) -> Self {
         let (bind, data) = (format!("ipc://socket-{id}"), format!("data-{id}"));
         let args = ["--data-dir", &data, "--peer", "ipc://socket", "--members", "a,b,c"];
+        let args = [&args[..], &["--log-groups", "1"]].concat();
         Self(serve(beside.dir(), id, &bind, &args).0)
     }
 }
@@ -111,7 +112,7 @@ fn member_is_replaced_by_one_command_that_may_be_repeated() {
 /// as a new member; with it there is a quorum again when another goes.
 #[test]
 fn damaged_member_of_three_joins_again_and_counts_again() {
-    let served = Served::start(&["--data-dir", "data", "--members", "a,b,c"]);
+    let served = Served::start(&["--data-dir", "data", "--members", "a,b,c", "--log-groups", "1"]);
     let member = |id| Joined::member(&served, id);
     let (second, third) = (member("b"), member("c"));
     for number in 0..5 {
@@ -122,7 +123,7 @@ fn damaged_member_of_three_joins_again_and_counts_again() {
     let compared = served.run(&["check", "--online"]);
     assert_eq!(compared.exit, 0, "{}", compared.stderr);
     drop(third);
-    let file = segment(&served.dir().join("data-c"));
+    let file = segment(&served.dir().join("data-c/kv"));
     let mut bytes = std::fs::read(&file).unwrap();
     let at = bytes.windows(5).position(|window| window == b"value").unwrap();
     bytes[at] ^= 1;
@@ -130,7 +131,9 @@ fn damaged_member_of_three_joins_again_and_counts_again() {
 
     let serve = ["serve", "--id", "c", "--bind", "ipc://socket-c", "--data-dir", "data-c"];
     let on = |args: &[&str]| finish(zmesh(served.dir()).args(args));
-    let refused = on(&[&serve[..], &["--members", "a,b,c", "--peer", "ipc://socket"]].concat());
+    let refused =
+        on(&[&serve[..], &["--members", "a,b,c", "--peer", "ipc://socket", "--log-groups", "1"]]
+            .concat());
     assert_eq!(refused.exit, 5, "{}", refused.stderr);
     let repair = on(&["repair", "data-c", "--rejoin", "--apply"]);
     assert_eq!(repair.exit, 0, "{}", repair.stderr);
@@ -140,7 +143,12 @@ fn damaged_member_of_three_joins_again_and_counts_again() {
     assert_eq!(removed.exit, 0, "{}", removed.stderr);
     let _third = Joined::start(&served, "c", &[]);
     let added = served.run(&["member", "add", "c", "--promote"]);
-    assert_eq!(result(&added), (0, "kv: c learner\nkv: c voter\n"), "{}", added.stderr);
+    assert_eq!(
+        result(&added),
+        (0, "kv: c learner\nlog0: c learner\nkv: c voter\nlog0: c voter\n"),
+        "{}",
+        added.stderr
+    );
     drop(second);
     assert_eq!(served.run(&["kv", "set", "after", "it"]).exit, 0);
     assert_eq!(served.run(&["kv", "get", "key-4"]), done("value"));

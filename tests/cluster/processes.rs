@@ -31,6 +31,8 @@ pub(crate) const HEARTBEAT: Heartbeat = Heartbeat {
 pub(crate) struct Processes {
     dir: TempDir,
     nodes: Vec<Process>,
+    /// Flags that all get beside the usual ones.
+    flags: Vec<String>,
 }
 
 struct Process {
@@ -42,6 +44,11 @@ struct Process {
 impl Processes {
     /// Starts `count` members, each of which knows the addresses of all.
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(count, &[]).await
+    }
+
+    /// Starts `count` members with further flags.
+    pub(crate) async fn start_with(count: usize, flags: &[&str]) -> Self {
         let mut rng = fastrand::Rng::with_seed(uuid::Uuid::new_v4().as_u64_pair().0);
         // Held until all are chosen, so that no port is chosen twice.
         let mut held = Vec::new();
@@ -59,7 +66,8 @@ impl Processes {
         };
         let nodes = held.iter().enumerate().map(node).collect();
         drop(held);
-        let mut processes = Self { dir: tempfile::tempdir().unwrap(), nodes };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut processes = Self { dir: tempfile::tempdir().unwrap(), nodes, flags };
         for number in 0..count {
             processes.spawn(number).await;
         }
@@ -125,6 +133,7 @@ impl Processes {
         command.args(["--members", &members.join(",")]);
         command.args(["--ping-interval", "200ms", "--health-check-interval", "200ms"]);
         command.args(["--ghost-timeout", "1500ms", "--handshake-timeout", "2s"]);
+        command.args(&self.flags);
         let log = File::options().create(true).append(true).open(self.log(number)).unwrap();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         command.current_dir(self.dir.path()).kill_on_drop(true);
@@ -135,6 +144,15 @@ impl Processes {
     pub(crate) async fn kill(&mut self, number: usize) {
         let mut child = self.nodes[number].child.take().expect("the process runs");
         child.kill().await.unwrap();
+    }
+
+    /// Asks a process to stop in order, and waits until it has.
+    #[allow(dead_code, reason = "a benchmark stops nothing")]
+    pub(crate) async fn stop(&mut self, number: usize) {
+        self.signal(number, Signal::TERM);
+        let mut child = self.nodes[number].child.take().expect("the process runs");
+        let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+        assert!(ended.expect("it stops").unwrap().success());
     }
 
     /// Sends a signal to a process.

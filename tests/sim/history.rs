@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use zmesh::Effect;
 use zmesh::consensus::membership::Membership;
-use zmesh::kv::{
-    Command, Comparison, Condition, Field, KvMachine, Operation as Step, Response, Transaction,
-};
+use zmesh::kv::{Command, Comparison, Condition, Field, Operation as Step, Response, Transaction};
 use zmesh::replica::session::{Sessions, Submission};
 use zmesh::replica::{Acks, Effects, Machine, ReplicaError, Reply};
 use zmesh::wal::{Entry, EntryKind, Point};
@@ -164,7 +162,7 @@ impl History {
     /// Every answer to a write is what a machine says that is given the log, one entry after the
     /// other: so conditions were decided at the place of the command and nowhere else.
     fn check_answers(&self) -> Checked {
-        let mut machine = Sessions::new(KvMachine::new());
+        let mut machine = Sessions::new(super::ledger::store());
         let mut answers = BTreeMap::new();
         for (index, data) in &self.normal {
             answers.insert(index, machine.apply(*index, data, &mut Effects::default()));

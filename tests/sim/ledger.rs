@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
-use zmesh::kv::KvMachine;
+use zmesh::kv::{KvMachine, Limits};
 use zmesh::replica::{Effects, Image, InvalidSnapshot, Machine, Past, image_bytes};
 
 use crate::journal::{CLEAR, Journal};
@@ -35,7 +35,7 @@ impl Ledger {
     /// `retained`: commands that the log must keep.
     pub(crate) fn new(counts_commands: bool, retained: usize, hides_floor: bool) -> Self {
         let journal = (retained > 0).then(|| Journal::new(retained));
-        Self { counts_commands, journal, hides_floor, ..Self::default() }
+        Self { counts_commands, journal, hides_floor, kv: store(), ..Self::default() }
     }
 
     /// What it refers to, if it refers to the log at all.
@@ -57,6 +57,11 @@ impl Ledger {
     pub(crate) fn twice(&self) -> Option<&Bytes> {
         self.twice.as_ref()
     }
+}
+
+/// A store with so little history that it is forgotten in every run, and that snapshots stay small.
+pub(crate) fn store() -> KvMachine {
+    KvMachine::with_limits(Limits { history_changes_max: 2, ..Limits::default() })
 }
 
 impl Machine for Ledger {

@@ -9,13 +9,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::kv::Error;
 use crate::kv::command::{
-    Comparison, Condition, Entry, Event, Field, KeyRange, Limits, Operation, Page, Position,
-    Selection, Settled, State, StepResult,
+    Condition, Entry, Event, KeyRange, Limits, Operation, Page, Position, Selection, Settled,
+    State, StepResult,
 };
 use crate::replica::{PastCommands, PastError, image_bytes};
 use model::Model;
+use steps::{Step, range, step};
 
 mod model;
+mod steps;
 
 /// The store asks for no past: it has its own.
 struct NoPast;
@@ -103,89 +105,6 @@ fn restored(machine: &KvMachine) -> KvMachine {
     restored.restore(&mut &bytes[..]).unwrap();
     assert_eq!(image_bytes(restored.snapshot()), bytes, "another snapshot of the same state");
     restored
-}
-
-/// What a test does next; leases are chosen among those that were granted.
-#[derive(Clone, Debug)]
-enum Step {
-    Do(Command),
-    Expire { lease: usize, is_kept: bool },
-    Grant,
-    Keep { lease: usize },
-    Lend { key: Bytes, lease: usize },
-    Revoke { lease: usize },
-}
-
-fn key() -> impl Strategy<Value = Bytes> {
-    prop::sample::select(vec!["a", "aa", "ab", "b", "ba", "c"]).prop_map(Bytes::from)
-}
-
-fn value() -> impl Strategy<Value = Bytes> {
-    prop::sample::select(vec!["", "1", "x", "9223372036854775807"]).prop_map(Bytes::from)
-}
-
-fn range() -> impl Strategy<Value = KeyRange> {
-    prop_oneof![
-        key().prop_map(KeyRange::key),
-        key().prop_map(KeyRange::prefix),
-        (key(), key()).prop_map(|(start, end)| KeyRange::between(start, end)),
-        Just(KeyRange::all()),
-    ]
-}
-
-fn condition() -> impl Strategy<Value = Condition> {
-    let field =
-        prop::sample::select(vec![Field::Created, Field::Lease, Field::Revision, Field::Version]);
-    let comparison =
-        prop::sample::select(vec![Comparison::Greater, Comparison::Less, Comparison::NotEqual]);
-    prop_oneof![
-        key().prop_map(|key| Condition::Absent { key }),
-        key().prop_map(|key| Condition::Exists { key }),
-        (key(), 2_u64..20).prop_map(|(key, token)| Condition::Held { key, token }),
-        (key(), field, comparison, 0_u64..20).prop_map(|(key, field, comparison, number)| {
-            Condition::Number { key, field, comparison, number }
-        }),
-        (key(), any::<bool>(), value()).prop_map(|(key, is_equal, value)| Condition::Value {
-            key,
-            is_equal,
-            value
-        }),
-    ]
-}
-
-fn operation() -> impl Strategy<Value = Operation> {
-    prop_oneof![
-        (key(), -2_i64..3).prop_map(|(key, delta)| Operation::Add { key, delta }),
-        (key(), any::<bool>())
-            .prop_map(|(key, wants_previous)| Operation::Clear { key, wants_previous }),
-        range().prop_map(|range| Operation::ClearRange { range }),
-        key().prop_map(|key| Operation::Get { key }),
-        (key(), value(), any::<bool>()).prop_map(|(key, value, wants_previous)| Operation::Set {
-            key,
-            value,
-            lease: None,
-            wants_previous
-        }),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let operations = || prop::collection::vec(operation(), 0..4);
-    let transaction = (prop::collection::vec(condition(), 0..2), operations(), operations());
-    let lease = 0_usize..3;
-    prop_oneof![
-        4 => (key(), value()).prop_map(|(key, value)| Step::Do(Command::Set { key, value })),
-        2 => key().prop_map(|key| Step::Do(Command::Clear { key })),
-        4 => transaction.prop_map(|(conditions, then, otherwise)| {
-            Step::Do(Command::Transaction(Transaction { conditions, then, otherwise }))
-        }),
-        1 => (0_u64..40).prop_map(|revision| Step::Do(Command::Compact { revision })),
-        1 => Just(Step::Grant),
-        1 => lease.clone().prop_map(|lease| Step::Keep { lease }),
-        3 => (key(), lease.clone()).prop_map(|(key, lease)| Step::Lend { key, lease }),
-        1 => lease.clone().prop_map(|lease| Step::Revoke { lease }),
-        1 => (lease, any::<bool>()).prop_map(|(lease, is_kept)| Step::Expire { lease, is_kept }),
-    ]
 }
 
 /// A machine and a model that are told the same.
@@ -323,6 +242,39 @@ proptest! {
             pair.step(index, step);
         }
         pair.check(&range, limit, is_reverse);
+    }
+
+    /// Of those who wait only some are looked at after a command. Whoever has an answer must be among
+    /// them, or would wait until something else happens.
+    #[test]
+    fn nobody_who_waits_is_passed_over(
+        steps in prop::collection::vec(step(), 1..40),
+        range in range(),
+        after in 0_u64..20,
+        history in 1_u64..30,
+    ) {
+        let limits = Limits { history_changes_max: history, ..Limits::default() };
+        let (mut pair, mut since) = (Pair::default(), 1);
+        apply(&mut pair.machine, 1, &Command::Limits(limits));
+        let from = Position::after(after);
+        let events = EventQuery { range, from, limit: 9, bytes_max: 99, wants_previous: false };
+        let get = Box::new(Query::State);
+        let queries = [Query::Events(events), Query::AtLeast { revision: after, query: get }];
+        let mut waiting: Vec<_> = queries.iter().map(|query| query.encode().unwrap()).collect();
+        waiting.retain(|query| pair.machine.poll_query(query, &NoPast).is_none());
+        for (index, step) in (2..).zip(steps) {
+            pair.step(index, step);
+            // Several commands are applied before anybody is looked at.
+            if index % 3 != 0 {
+                continue;
+            }
+            waiting.retain(|query| {
+                let answer = pair.machine.poll_query(query, &NoPast);
+                assert!(answer.is_none() || pair.machine.may_answer(query, since), "at {index}");
+                answer.is_none()
+            });
+            since = index;
+        }
     }
 
     /// A query comes from anybody.

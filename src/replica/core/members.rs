@@ -104,6 +104,10 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
     fn may_add(&self, node: NodeId, raft_id: u64) -> Result<Option<Change>, ReplicaError> {
         let mut members = self.consensus.membership().members();
         match members.find(|member| member.node == node || member.raft_id == raft_id) {
+            // It was announced by the node as it was before: another directory needs another id.
+            None if self.consensus.was_removed(raft_id) => {
+                Err(ReplicaError::MemberUnknown { node })
+            }
             None => Ok(Some(Change::Add(Member { raft_id, node, voter: false }))),
             Some(member) if member.node == node && member.raft_id == raft_id => Ok(None),
             Some(member) => Err(ReplicaError::MemberExists { node: member.node }),
@@ -176,7 +180,8 @@ impl<M: Machine, T, L: Log> Core<M, T, L> {
         if member.raft_id == raft_id {
             return Ok(Vec::new());
         }
-        if member.raft_id != former || former == self.raft_id() {
+        let is_used = self.consensus.was_removed(raft_id);
+        if member.raft_id != former || former == self.raft_id() || is_used {
             return Err(unknown());
         }
         if member.voter {

@@ -33,6 +33,8 @@ struct ClusterOf<M> {
     machine: fn() -> M,
     now: Time,
     cut_off: Option<u64>,
+    /// Replicas that do not run.
+    down: Vec<u64>,
     /// The most bytes that one replica sent in one turn.
     turn_bytes_max: usize,
 }
@@ -62,6 +64,8 @@ mod journal;
 mod levels;
 #[path = "tests/past.rs"]
 mod past;
+#[path = "tests/unsynced.rs"]
+mod unsynced;
 
 fn open(store: Store, disk: MemoryDisk, options: Options, now: Time) -> Node {
     open_with(KvMachine::new(), store, disk, options, now)
@@ -140,6 +144,7 @@ impl<M: Machine> ClusterOf<M> {
             machine,
             now: Time::ZERO,
             cut_off: None,
+            down: Vec::new(),
             turn_bytes_max: 0,
         }
     }
@@ -151,7 +156,11 @@ impl<M: Machine> ClusterOf<M> {
     fn talk(&mut self) {
         loop {
             let mut frames = Vec::new();
+            let down = &self.down;
             for node in &mut self.nodes {
+                if down.contains(&node.core.raft_id()) {
+                    continue;
+                }
                 node.turn(self.now);
                 let from = node.core.raft_id();
                 let bytes = node.frames.iter().map(|(_, frame)| frame.len()).sum();
@@ -159,6 +168,7 @@ impl<M: Machine> ClusterOf<M> {
                 frames.extend(node.frames.drain(..).map(|frame| (from, frame)));
             }
             frames.retain(|(from, (to, _))| ![Some(*from), Some(*to)].contains(&self.cut_off));
+            frames.retain(|(_, (to, _))| !self.down.contains(to));
             if frames.is_empty() {
                 return;
             }

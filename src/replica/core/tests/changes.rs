@@ -272,3 +272,18 @@ fn failed_snapshot_is_tried_again_and_nothing_is_forgotten() {
     cluster.pass(6 * SECOND);
     assert_eq!(cluster.at(leader).core.status().snapshots.taken, 1);
 }
+
+/// A directory that was removed never votes again: what it had confirmed may be gone with it. A node
+/// that comes back with a new one may still be announced by the old one, and counting that as a
+/// voter, which nobody runs any more, could take the quorum from the others for good.
+#[test]
+fn removed_raft_id_is_not_added_again() {
+    let (mut cluster, leader) = elected(3);
+    let new = cluster.join(3);
+    let add = MemberChange::AddLearner { node: name(new), raft_id: new };
+    assert!(done(cluster.change(leader, add.clone(), 1)));
+    assert!(done(cluster.change(leader, MemberChange::Promote(name(new)), 2)));
+    assert!(done(cluster.change(leader, MemberChange::Remove(name(new)), 3)));
+    let refused = cluster.change(leader, add, 4);
+    assert_eq!(refused, Some(Err(ReplicaError::MemberUnknown { node: name(new) })));
+}
