@@ -51,7 +51,7 @@ const WINDOW_SHARE: usize = 4;
 /// let settings = ReplicaSettings::new(dir.path(), vec![node.id().clone()]);
 /// let host = Host::start(&node, &settings, 1)?;
 /// host.store().ready(Duration::from_secs(20)).await?;
-/// Kv::new(&node).set("colour", "green").await?;
+/// Kv::local(&node, host.store()).set("colour", "green").await?;
 /// assert!(dir.path().join("kv").is_dir() && dir.path().join("log0").is_dir());
 /// # Ok(()) }
 /// ```
