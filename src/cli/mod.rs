@@ -54,7 +54,7 @@ Exit codes:
   4  outcome unknown: look before trying again
   5  data corrupt";
 
-/// A brokerless messaging mesh with a replicated key-value store.
+/// A brokerless messaging mesh with a replicated key-value store and log.
 #[derive(Debug, clap::Parser)]
 #[command(
     name = "zmesh",

@@ -11,6 +11,7 @@
 //!
 //! Pure: time and randomness come from outside; the only I/O is reading the [`Log`].
 
+mod commit;
 mod door;
 mod install;
 pub mod membership;
@@ -38,6 +39,7 @@ pub use storage::{Log, LogError};
 use crate::id::Incarnation;
 use crate::timer::Time;
 use crate::wal;
+use commit::Telling;
 use membership::{Bootstrap, Change, Membership};
 use storage::{Window, entry_to_log, membership_entry};
 use wire::Envelope;
@@ -57,6 +59,9 @@ pub struct Consensus<L: Log> {
     /// Raft ids of members that went, as far as was applied since the start.
     removed: BTreeSet<u64>,
     ticked: Time,
+    /// The time of the last turn.
+    now: Time,
+    telling: Telling,
     /// Ticks since the start.
     ticks: usize,
     /// The tick in which each replica was heard last, by raft id.
@@ -189,6 +194,8 @@ impl<L: Log> Consensus<L> {
             admitted: BTreeSet::new(),
             removed: BTreeSet::new(),
             ticked: setup.now,
+            now: setup.now,
+            telling: Telling::default(),
             ticks: 0,
             heard: BTreeMap::new(),
             drawn_for: (0, StateRole::Follower, 0),
@@ -229,12 +236,15 @@ impl<L: Log> Consensus<L> {
             self.tick_once(last - u128::from(left));
         }
         self.go_on_sending();
+        self.now = now;
+        self.tell_commit(now);
         elapsed > self.options.election_timeout_min / 2
     }
 
     /// When [`Self::tick`] has something to do next.
     pub fn poll_timeout(&self) -> Time {
-        self.ticked + self.options.tick_interval
+        let tick = self.ticked + self.options.tick_interval;
+        self.telling.due.map_or(tick, |due| due.min(tick))
     }
 
     /// Takes a frame that arrived on the authenticated link of the replica `from`.
@@ -406,6 +416,7 @@ impl<L: Log> Consensus<L> {
         }
         self.release();
         self.after_call();
+        self.tell_commit(self.now);
     }
 
     /// Says that everything up to and including `index` has been applied.
@@ -578,7 +589,7 @@ impl<L: Log> Consensus<L> {
         }
         self.node.tick();
         self.after_call();
-        self.broadcast_commit();
+        self.repeat_commit();
         self.leave_joint();
     }
 
@@ -594,20 +605,6 @@ impl<L: Log> Consensus<L> {
             self.node.raft.send_append(follower);
         }
         self.after_call();
-    }
-
-    /// Followers learn the commit index from the next append. When there is none, they learn it
-    /// here, within a tick.
-    fn broadcast_commit(&mut self) {
-        let committed = self.commit();
-        let idle = self.role() == Role::Leader && committed == self.last_index();
-        let raft_id = self.raft_id;
-        let behind = self.node.raft.prs().iter().any(|(id, progress)| {
-            *id != raft_id && progress.matched == committed && progress.committed_index < committed
-        });
-        if idle && behind {
-            self.node.raft.bcast_append();
-        }
     }
 
     /// Raft may lose the step out of a joint membership when the leader changes.

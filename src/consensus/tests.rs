@@ -368,6 +368,31 @@ fn proposals_are_committed_in_order_with_one_append() {
     }
 }
 
+/// Whoever waits at a follower does not wait for the clock, and under load nothing is sent for this
+/// alone: a lost message is repeated with the tick.
+#[test]
+fn idle_followers_are_told_of_a_commit_once_and_soon() {
+    let mut group = Group::new(3, 3);
+    let leader = group.elect();
+    let (index, _) = group.at(leader).consensus.propose(vec![Bytes::from_static(b"x")]).unwrap();
+    group.talk();
+    let began = group.now;
+    group.at(leader).consensus.tick(began);
+    let commits =
+        |group: &Group| group.replicas.iter().filter(|it| it.consensus.commit() == index).count();
+    assert_eq!(commits(&group), 1, "the leader alone knows it");
+    let due = group.at(leader).consensus.poll_timeout();
+    assert_eq!(due, began + Duration::from_millis(1));
+    group.at(leader).consensus.tick(due);
+    group.at(leader).drain();
+    assert_eq!(group.at(leader).consensus.take_frames().len(), 2, "lost on the way");
+    group.at(leader).consensus.tick(due + Duration::from_millis(1));
+    group.talk();
+    assert_eq!(commits(&group), 1, "told twice");
+    group.pass(Duration::from_millis(50));
+    assert_eq!(commits(&group), 3, "not repeated with the tick");
+}
+
 /// A follower would forward a proposal, which could then happen twice or be lost unseen.
 #[test]
 fn only_the_leader_proposes_and_reads() {
