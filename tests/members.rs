@@ -65,10 +65,15 @@ async fn change(what: &str, mut ask: impl AsyncFnMut() -> Result<(), ClientError
 
 /// Whether this leader has not heard of a member lately.
 async fn is_silent(leader: &Replica, member: &NodeId) -> Option<()> {
+    answers(leader, member).await.filter(|answers| !answers).map(drop)
+}
+
+/// Whether a leader has heard a member lately; one that leads anew has heard nobody yet.
+async fn answers(leader: &Replica, member: &NodeId) -> Option<bool> {
     let status = status(leader).await?;
     let member = status.members.iter().find(|it| it.node == *member)?;
     let follower = status.followers.iter().find(|it| it.raft_id == member.raft_id)?;
-    (!follower.active).then_some(())
+    Some(follower.active)
 }
 
 /// Writes small values over a hundred keys.
@@ -338,6 +343,10 @@ async fn changes_that_would_do_harm_are_refused_with_their_reason() {
     until("the leader that was wanted", leads).await;
 
     let (new_id, other_id) = (id(new), id(other));
+    // What is on its way must not arrive after the silence was seen.
+    let replica = cluster.replica(follower);
+    let heard = async || answers(replica, &new_id).await.filter(|answers| *answers);
+    until("heard by the new leader", heard).await;
     cluster.kill(new);
     let replica = cluster.replica(follower);
     until("seen to be silent", async || is_silent(replica, &new_id).await).await;
