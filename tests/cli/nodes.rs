@@ -39,9 +39,18 @@ impl Served {
         finish(&mut self.command(args))
     }
 
+    /// Runs one that is expected to try until its time is up.
+    pub(crate) fn run_within(&self, timeout: &str, args: &[&str]) -> Run {
+        finish(&mut self.command_within(timeout, args))
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.command_within("20s", args)
+    }
+
+    fn command_within(&self, timeout: &str, args: &[&str]) -> Command {
         let mut command = zmesh(self.dir.path());
-        command.args(args).args(["--connect", "ipc://socket", "--timeout", "20s"]);
+        command.args(args).args(["--connect", "ipc://socket", "--timeout", timeout]);
         command
     }
 

@@ -57,6 +57,22 @@ fn write_whose_condition_does_not_hold_is_refused_and_says_why() {
     assert!(compacted.stderr.starts_with("error: COMPACTED: "), "{}", compacted.stderr);
 }
 
+/// A script that asks for less than the quorum must not take the answer for more, and one that asks
+/// for more than there is must hear it.
+#[test]
+fn write_says_the_level_that_it_has_reached() {
+    let served = start();
+    let none = served.run(&["kv", "set", "n", "1", "--acks", "none"]);
+    assert_eq!(none, done("OK none, not known to be applied\n"));
+    revision(&served.run(&["kv", "set", "k", "2", "--acks", "all:1"]));
+    let all = served.json(&["kv", "clear", "k", "--acks", "all"]);
+    assert_eq!(all["level"], "all");
+    let short = served.run_within("3s", &["kv", "set", "k", "3", "--acks", "all:2"]);
+    assert_eq!(short.exit, 3);
+    assert!(short.stderr.starts_with("error: INSUFFICIENT_ISR: "), "{}", short.stderr);
+    assert_eq!(served.run(&["kv", "get", "k"]).exit, 1, "refused, and written");
+}
+
 /// Lists are in order and in pages that nobody notices; counters count.
 #[test]
 fn keys_are_listed_counted_and_cleared_by_prefix() {

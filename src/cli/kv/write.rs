@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use zmesh::kv::{Condition, Fence, KeyRange, Operation, StepResult, Written};
+use zmesh::replica::{AckLevel, Acks};
 
 use super::super::failure::Failure;
 use super::super::{Connect, Context};
@@ -21,6 +22,11 @@ pub(in crate::cli) struct SetArgs {
     /// Print what the key had before, as JSON.
     #[arg(long)]
     previous: bool,
+    /// How strongly it is held before the command ends: none, leader, quorum, all, or all:N with N
+    /// replicas in sync at least [default: quorum]. With a condition, a lease or the previous value
+    /// it is the quorum at least.
+    #[arg(long, value_name = "LEVEL")]
+    acks: Option<Acks>,
     #[command(flatten)]
     conditions: Conditions,
     #[command(flatten)]
@@ -39,6 +45,11 @@ pub(in crate::cli) struct ClearArgs {
     /// Print what the key had before, as JSON.
     #[arg(long, conflicts_with = "prefix")]
     previous: bool,
+    /// How strongly it is held before the command ends: none, leader, quorum, all, or all:N with N
+    /// replicas in sync at least [default: quorum]. With a condition, a prefix or the previous
+    /// value it is the quorum at least.
+    #[arg(long, value_name = "LEVEL")]
+    acks: Option<Acks>,
     #[command(flatten)]
     conditions: Conditions,
     #[command(flatten)]
@@ -96,7 +107,7 @@ impl Conditions {
 pub(super) async fn set(args: &SetArgs, context: &Context) -> Result<(), Failure> {
     let value = value(&args.value)?;
     let store = Store::connect(&args.connect).await?;
-    let kv = store.kv();
+    let kv = store.kv().acks(args.acks.unwrap_or_default());
     let conditions = args.conditions.on(&args.key);
     let mut set =
         conditions.into_iter().fold(kv.set(args.key.clone(), value), |set, it| set.when(it));
@@ -123,7 +134,7 @@ pub(super) async fn clear(args: &ClearArgs, context: &Context) -> Result<(), Fai
             false => context.out.text(&format!("OK revision {revision}, {keys} keys cleared")),
         };
     }
-    let kv = store.kv();
+    let kv = store.kv().acks(args.acks.unwrap_or_default());
     let conditions = args.conditions.on(&args.key);
     let mut clear =
         conditions.into_iter().fold(kv.clear(args.key.clone()), |clear, it| clear.when(it));
@@ -181,7 +192,15 @@ fn print_written(
     let Written { revision, index, term, level, previous } = written;
     let previous = previous.as_ref().map(print::entry);
     if !context.out.is_json() {
-        context.out.text(&format!("OK revision {revision}"))?;
+        let text = match level {
+            AckLevel::None | AckLevel::Leader | AckLevel::LeaderUnsynced => {
+                format!("OK {level}, not known to be applied")
+            }
+            AckLevel::All | AckLevel::AllUnsynced | AckLevel::Quorum | AckLevel::QuorumUnsynced => {
+                format!("OK revision {revision}")
+            }
+        };
+        context.out.text(&text)?;
         return if with_previous { context.out.json(&previous) } else { Ok(()) };
     }
     let mut line = json!({
