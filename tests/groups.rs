@@ -3,10 +3,9 @@
 //!
 //! Nothing sleeps for a fixed time: every test waits for what it wants to see, with a deadline.
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
-#![expect(clippy::disallowed_methods, reason = "measures how long something was waited for")]
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use zmesh::Node;
@@ -14,8 +13,12 @@ use zmesh::consensus::Role;
 use zmesh::host::{Host, HostError};
 use zmesh::log::{ReadLimits, Record, TopicOptions, group_of};
 use zmesh::presence::Heartbeat;
-use zmesh::replica::{Client, ClientError, Options, Progress, Replica, ReplicaSettings, Status};
+use zmesh::replica::{Client, Options, ReplicaSettings};
 use zmesh::testing::TestCluster;
+
+mod waiting;
+
+use waiting::{DEADLINE, change, status, until};
 
 #[path = "replica/journal.rs"]
 #[allow(dead_code, reason = "other tests use the rest of it")]
@@ -23,44 +26,11 @@ mod journal;
 
 use journal::Journal;
 
-/// What never takes so long unless it is broken.
-const DEADLINE: Duration = Duration::from_secs(60);
 const NAMES: [&str; 8] = [
     "journal0", "journal1", "journal2", "journal3", "journal4", "journal5", "journal6", "journal7",
 ];
 /// Messages that a journal retains.
 const RETAINED: usize = 500;
-
-async fn status(replica: &Replica) -> Option<Status> {
-    match replica.status().await {
-        Progress::Running(status) => Some(*status),
-        Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_) => None,
-    }
-}
-
-/// Waits until `look` finds something.
-async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < end, "never {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Repeats a change of the members until it is done.
-async fn change(what: &str, mut ask: impl AsyncFnMut() -> Result<(), ClientError>) {
-    until(what, async || match ask().await {
-        Ok(()) => Some(()),
-        Err(error) => {
-            assert!(error.is_retryable(), "{what}: {error}");
-            None
-        }
-    })
-    .await;
-}
 
 /// The number of the node that leads a service.
 async fn leader(cluster: &TestCluster, name: &str, nodes: &[usize]) -> usize {

@@ -3,22 +3,22 @@
 //!
 //! Nothing sleeps for a fixed time: every test waits for what it wants to see, with a deadline.
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
-#![expect(clippy::disallowed_methods, reason = "measures how long something was waited for")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use zmesh::consensus::Role;
 use zmesh::kv::Kv;
-use zmesh::replica::{ClientError, Options, Progress, Replica, Status};
+use zmesh::replica::{ClientError, Options, Replica, Status};
 use zmesh::testing::TestCluster;
 use zmesh::{ErrorCode, NodeId};
 
-/// What never takes so long unless it is broken.
-const DEADLINE: Duration = Duration::from_secs(60);
+mod waiting;
+
+use waiting::{DEADLINE, change, status, until};
 
 /// A cluster that takes a snapshot every few entries, and sends it in many parts.
 async fn cluster() -> TestCluster {
@@ -29,38 +29,6 @@ async fn cluster() -> TestCluster {
         ..Options::default()
     };
     TestCluster::builder(3).options(options).start().await.unwrap()
-}
-
-async fn status(replica: &Replica) -> Option<Status> {
-    match replica.status().await {
-        Progress::Running(status) => Some(*status),
-        Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_) => None,
-    }
-}
-
-/// Waits until `look` finds something.
-async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < end, "never {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Repeats a change of the members until it is done: what is refused for the moment had no effect,
-/// and what was lost can be asked for again.
-async fn change(what: &str, mut ask: impl AsyncFnMut() -> Result<(), ClientError>) {
-    until(what, async || match ask().await {
-        Ok(()) => Some(()),
-        Err(error) => {
-            assert!(error.is_retryable(), "{what}: {error}");
-            None
-        }
-    })
-    .await;
 }
 
 /// Whether this leader has not heard of a member lately.

@@ -1,42 +1,22 @@
 //! Replicas that are damaged, on real nodes, sockets and disks: they notice, say so, and do no harm.
 //!
 //! Nothing sleeps for a fixed time: every test waits for what it wants to see, with a deadline.
-#![expect(clippy::disallowed_methods, reason = "measures how long something was waited for")]
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use zmesh::log::Record;
 use zmesh::replica::{
-    Client, Effects, Image, InvalidSnapshot, Machine, Options, Past, Progress, Replica, Status,
-    StopCause,
+    Client, Effects, Image, InvalidSnapshot, Machine, Options, Past, Progress, StopCause,
 };
 use zmesh::testing::TestCluster;
 use zmesh::wal;
 
-/// What never takes so long unless it is broken.
-const DEADLINE: Duration = Duration::from_secs(60);
+mod waiting;
 
-/// Waits until `look` finds something.
-async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < end, "never {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn status(replica: &Replica) -> Option<Status> {
-    match replica.status().await {
-        Progress::Running(status) => Some(*status),
-        Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_) => None,
-    }
-}
+use waiting::{DEADLINE, status, until};
 
 /// Counts commands; one that is astray miscounts once it has seen some.
 #[derive(Default)]

@@ -16,13 +16,15 @@ use zmesh::route::Filter;
 use zmesh::testing::TestCluster;
 use zmesh::{Call, Effect, ErrorCode, HandlerError, Next, Node, NodeId, Outcome};
 
+mod waiting;
+
+use waiting::{DEADLINE, until};
+
 #[path = "replica/raw.rs"]
 mod raw;
 
 use raw::Raw;
 
-/// What never takes so long unless it is broken.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// What a busy machine may add to a caller's deadline.
 const SLACK: Duration = Duration::from_secs(8);
 
@@ -36,18 +38,6 @@ async fn status(replica: &Replica) -> Status {
         other @ (Progress::Doubtful | Progress::Forming { .. } | Progress::Stopped(_)) => {
             panic!("the replica does not run: {other:?}")
         }
-    }
-}
-
-/// Waits until `look` finds something.
-async fn until<R>(what: &str, mut look: impl AsyncFnMut() -> Option<R>) -> R {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < end, "never {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

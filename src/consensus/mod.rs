@@ -16,10 +16,12 @@ mod door;
 mod install;
 pub mod membership;
 mod options;
+mod output;
 mod progress;
 mod setup;
 mod snapshot;
 mod storage;
+mod view;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +33,7 @@ use uuid::Uuid;
 
 pub use door::{Refusal, Refusals};
 pub use options::{InvalidOptions, Options};
+pub use output::{Output, Persist, ProposeError, Role};
 pub use progress::{Follower, FollowerState};
 pub use setup::{Setup, StartError};
 pub use snapshot::{Offer, Snapshot};
@@ -89,62 +92,6 @@ pub struct Consensus<L: Log> {
     /// is not, by raft id.
     synced: bool,
     unsynced: BTreeSet<u64>,
-}
-
-/// What a replica is at present.
-#[derive(
-    Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// It asks to become leader.
-    Candidate,
-    /// It follows a leader, or waits for one.
-    Follower,
-    /// It leads.
-    Leader,
-}
-
-/// A write to do: everything in it must be on disk before [`Consensus::persisted`] is called.
-///
-/// Order on disk: hard state first, then the entries, then one sync.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Persist {
-    /// Confirms this write and all before it.
-    pub number: u64,
-    /// The hard state, if it must be durable with this write.
-    pub hard_state: Option<wal::HardState>,
-    /// Entries, which replace what the log has from the first one's index on.
-    pub entries: Vec<wal::Entry>,
-}
-
-/// What one step gave; handle it in the order of the fields.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// To write.
-    pub persist: Option<Persist>,
-    /// Committed, in order, each once. Entries of a changed membership among them are committed
-    /// durably only after the write above; see [`Self::apply_after_persist`].
-    pub committed: Vec<wal::Entry>,
-    /// Whether the committed entries may be applied only after the write.
-    pub apply_after_persist: bool,
-    /// Read rounds that a quorum confirmed, with the index that must be applied first.
-    pub reads: Vec<(u64, u64)>,
-}
-
-/// Why entries were not proposed. They had no effect.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProposeError {
-    /// A change of the membership is under way, or there is nothing to leave.
-    #[error("a change of the membership is under way")]
-    ChangePending,
-    /// Too much waits for the quorum, or the leadership is being handed over.
-    #[error("too many proposals wait for the quorum")]
-    Full,
-    /// This replica does not lead.
-    #[error("not the leader")]
-    NotLeader,
 }
 
 impl<L: Log> Consensus<L> {
@@ -466,109 +413,6 @@ impl<L: Log> Consensus<L> {
             }
         }
         frames
-    }
-
-    /// Why this replica cannot go on, if so. Nothing leaves it any more.
-    pub fn failure(&self) -> Option<LogError> {
-        self.node.store().failure()
-    }
-
-    /// What this replica is.
-    pub fn role(&self) -> Role {
-        match self.node.raft.state {
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            StateRole::Follower => Role::Follower,
-            StateRole::Leader => Role::Leader,
-        }
-    }
-
-    /// The present term.
-    pub fn term(&self) -> u64 {
-        self.node.raft.term
-    }
-
-    /// Raft id of the leader of the term, if it is known.
-    pub fn leader(&self) -> Option<u64> {
-        let leader = self.node.raft.leader_id;
-        (leader != raft::INVALID_ID).then_some(leader)
-    }
-
-    /// Raft id of this replica.
-    pub fn raft_id(&self) -> u64 {
-        self.raft_id
-    }
-
-    /// The id of the cluster.
-    pub fn cluster(&self) -> Uuid {
-        self.cluster
-    }
-
-    /// The highest index that is known to be committed.
-    pub fn commit(&self) -> u64 {
-        self.node.raft.raft_log.committed
-    }
-
-    /// The last index of the log, persisted or not.
-    pub fn last_index(&self) -> u64 {
-        self.node.raft.raft_log.last_index()
-    }
-
-    /// The first index that the log can be asked for; one more than the last when there is none.
-    pub fn first_index(&self) -> u64 {
-        self.node.store().log_begins()
-    }
-
-    /// Entries with `low <= index < high`, whether they are persisted or not: as many as fit into
-    /// `bytes_max`, at least one.
-    ///
-    /// # Errors
-    ///
-    /// [`LogError`]: they cannot be read. The replica goes on: it may be asked for others.
-    pub fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        bytes_max: u64,
-    ) -> Result<Vec<wal::Entry>, LogError> {
-        let high = high.min(self.last_index() + 1);
-        let entries = self.node.store().joined(low, high, bytes_max)?;
-        Ok(entries.iter().map(entry_to_log).collect())
-    }
-
-    /// The last index up to which the log is on this replica's own disk.
-    pub fn persisted_index(&self) -> u64 {
-        self.node.raft.raft_log.persisted
-    }
-
-    /// Whether the entry of this index and term is on this replica's own disk.
-    pub fn has_persisted(&self, index: u64, term: u64) -> bool {
-        let log = &self.node.raft.raft_log;
-        index <= log.persisted && log.match_term(index, term)
-    }
-
-    /// The members as of what has been applied.
-    pub fn membership(&self) -> &Membership {
-        &self.membership
-    }
-
-    /// How often the members have changed since the start.
-    pub fn membership_changes(&self) -> u64 {
-        self.membership_changes
-    }
-
-    /// What was refused at the door since the start.
-    pub fn refusals(&self) -> Refusals {
-        self.refusals
-    }
-
-    /// How far the others are, by raft id, as the leader knows it; nothing on other replicas.
-    pub fn followers(&self) -> Vec<Follower> {
-        if self.role() != Role::Leader {
-            return Vec::new();
-        }
-        let oldest = self.ticks.saturating_sub(self.options.election_ticks_min());
-        let active = |raft_id| self.heard.get(&raft_id).is_some_and(|tick| *tick >= oldest);
-        progress::followers(self.raft_id, self.node.raft.prs(), self.last_index(), active)
     }
 
     /// One step of the clock; `number` counts them from the start of time.
