@@ -25,8 +25,8 @@ use crate::node::Node;
 use crate::replica::{Progress, Replica, ReplicaSettings, StopCause, Stopped};
 use crate::wal::{self, Disk, OpenMode, RealDisk};
 
-/// Holds the number of groups.
-const GROUPS_FILE: &str = "log-groups";
+/// The file of a data directory that says how many groups the log has, as text.
+pub const GROUPS_FILE: &str = "log-groups";
 /// The most bytes of that file which are looked at.
 const GROUPS_FILE_BYTES: usize = 16;
 /// A group of the log gets files, and a window in memory, of this part of the store's size: there

@@ -11,16 +11,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 use zmesh::ErrorCode;
+use zmesh::host::GROUPS_FILE;
 use zmesh::kv::{self, KvMachine};
-use zmesh::log::LogMachine;
+use zmesh::log::{self, LogMachine};
 use zmesh::replica::{RecoverError, Recovered, Report, Sessions, new_raft_id, recover, verify};
 use zmesh::wal::{self, Disk, RealDisk};
 
 use super::failure::{Exit, Failure};
 use super::{Context, check};
-
-/// The file that says how many groups the log has.
-const GROUPS_FILE: &str = "log-groups";
 
 /// Arguments of `zmesh recover`.
 #[derive(Debug, clap::Args)]
@@ -59,6 +57,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         let recovered = bring_over(&disk, service, &report.dir, &to)?;
         print(service, &recovered, context)?;
     }
+    for service in empty_groups(&best) {
+        print_empty(service, context)?;
+    }
     let groups = best.dir.join(GROUPS_FILE);
     if groups.exists() {
         std::fs::copy(&groups, args.to.join(GROUPS_FILE)).map_err(|error| {
@@ -73,6 +74,20 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             "start it: zmesh serve --id {node} --data-dir {}; others join it as new members",
             args.to.display()
         )),
+    }
+}
+
+/// Groups of the log that the directory was made for and holds nothing of: they begin anew.
+fn empty_groups(best: &Candidate) -> Vec<&'static str> {
+    let groups = std::fs::read_to_string(best.dir.join(GROUPS_FILE)).unwrap_or_default();
+    let groups = groups.trim().parse::<u16>().unwrap_or(0).min(log::GROUPS_MAX);
+    (0..groups).map(log::service).filter(|it| !best.replicas.contains_key(*it)).collect()
+}
+
+fn print_empty(service: &str, context: &Context) -> Result<(), Failure> {
+    match context.out.is_json() {
+        true => context.out.json(&json!({ "service": service, "index": null })),
+        false => context.out.text(&format!("{service}: nothing was found, so it begins empty")),
     }
 }
 

@@ -282,3 +282,14 @@ fn directory_in_use_is_not_looked_at() {
     let stderr = "error: empty holds no replica\n  next: name the --data-dir of a node\n";
     assert_eq!(nothing, failed(1, stderr));
 }
+
+/// A group of the log of which there is nothing left must not be lost without a word.
+#[test]
+fn recovery_says_which_group_begins_empty() {
+    let dir = written();
+    std::fs::remove_dir_all(dir.path().join("data/log0")).unwrap();
+    let recovered = on(&dir, &["recover", "--force", "data", "--to", "new", "--yes"]);
+    assert_eq!((recovered.exit, recovered.stderr.as_str()), (0, ""), "{recovered:?}");
+    let remark = "\nlog0: nothing was found, so it begins empty\n";
+    assert!(recovered.stdout.contains(remark), "{recovered:?}");
+}
