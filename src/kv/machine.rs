@@ -14,8 +14,10 @@ use super::command::{
 };
 use crate::replica::{Alarm, Effects, Image, InvalidSnapshot, Machine, Past};
 
+mod key;
 mod leases;
 mod pages;
+mod past;
 mod snapshot;
 mod store;
 mod transaction;
@@ -100,8 +102,10 @@ impl KvMachine {
     }
 
     fn set(&mut self, index: u64, key: Bytes, value: Bytes) -> Result<(), Response> {
-        let removed = self.store.get(&key).map_or(0, |version| version.cost());
-        if !self.store.has_room(cost(key.len(), value.len()), removed) {
+        let added = cost(key.len(), value.len());
+        // What goes is looked for only if it matters.
+        let removed = || self.store.get(&key).map_or(0, |version| version.cost());
+        if !self.store.has_room(added, 0) && !self.store.has_room(added, removed()) {
             return Err(failed(Failure::Quota { bytes_max: self.store.limits.bytes_max }));
         }
         self.commit(index, [(key, Some(NewValue { value, lease: 0 }))]);

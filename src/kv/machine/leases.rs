@@ -14,7 +14,8 @@ use bytes::Bytes;
 use imbl::OrdMap;
 
 use super::super::command::{Command, Failure, Lease};
-use super::version::{ByKey, Version};
+use super::key::Key;
+use super::version::Version;
 use crate::replica::{Alarm, Effects};
 
 /// The shortest time to live, whatever was asked for.
@@ -31,7 +32,7 @@ pub const LEASE_KEYS_MAX: usize = 65_536;
 pub(super) struct Leases {
     /// Shares its nodes with images that are being written.
     pub(super) open: OrdMap<u64, Terms>,
-    attached: BTreeMap<u64, BTreeSet<ByKey>>,
+    attached: BTreeMap<u64, BTreeSet<Key>>,
 }
 
 /// How long a lease lasts.
@@ -81,7 +82,7 @@ impl Leases {
         self.open.remove(&lease).ok_or(Failure::LeaseUnknown { lease })?;
         effects.clear_alarm(lease);
         let attached = self.attached.get(&lease);
-        let keys = attached.into_iter().flatten().map(|key| Bytes::copy_from_slice(key.0.key()));
+        let keys = attached.into_iter().flatten().map(|key| Bytes::copy_from_slice(key.bytes()));
         Ok(keys.collect())
     }
 
@@ -107,7 +108,7 @@ impl Leases {
         }
         if after.lease != 0 {
             let keys = self.attached.entry(after.lease).or_default();
-            keys.replace(ByKey(Arc::clone(after)));
+            keys.insert(Key::new(after.key()));
         }
     }
 

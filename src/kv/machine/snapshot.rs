@@ -17,13 +17,15 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::super::command::{KEY_BYTES_MAX, Limits, VALUE_BYTES_MAX};
 use super::KvMachine;
+use super::key::Key;
 use super::leases::{LEASE_TTL_MAX, LEASE_TTL_MIN, Leases, Terms};
-use super::store::Store;
-use super::version::{ByKey, ByRevision, Numbers, Version};
+use super::past::Past;
+use super::store::{Live, Store};
+use super::version::{Numbers, Version};
 use crate::replica::{Image, InvalidSnapshot};
 
 /// The version of the format.
@@ -33,15 +35,28 @@ const FORMAT: u8 = 2;
 pub(super) fn image(store: &Store, leases: &Leases) -> Image {
     let numbers = [store.revision, store.first];
     let numbers: Vec<u64> = numbers.into_iter().chain(store.limits.numbers()).collect();
-    let (leases, live, old) = (leases.open.clone(), store.live.clone(), store.old.clone());
-    Box::new(move |out| write(&numbers, &leases, &live, &old, out))
+    let (leases, store) = (leases.open.clone(), Shared::of(store));
+    Box::new(move |out| write(&numbers, &leases, &store, out))
+}
+
+/// What an image shares with a store.
+struct Shared {
+    live: OrdMap<Key, Live>,
+    cleared: OrdMap<Key, Past>,
+    versions: u64,
+}
+
+impl Shared {
+    fn of(store: &Store) -> Self {
+        let (live, cleared) = (store.live.clone(), store.cleared.clone());
+        Self { live, cleared, versions: store.version_count() }
+    }
 }
 
 fn write(
     numbers: &[u64],
     leases: &OrdMap<u64, Terms>,
-    live: &OrdSet<ByKey>,
-    old: &OrdSet<ByRevision>,
+    store: &Shared,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     out.write_all(&[FORMAT])?;
@@ -51,15 +66,20 @@ fn write(
         let ttl = u64::try_from(terms.ttl.as_millis()).unwrap_or(u64::MAX);
         write_numbers(out, &[*id, ttl, terms.kept])?;
     }
-    write_numbers(out, &[(live.len() + old.len()) as u64])?;
-    let mut old = old.iter().map(|version| &version.0).peekable();
-    for version in live.iter().map(|version| &version.0) {
-        while let Some(earlier) = old.next_if(|old| old.key() <= version.key()) {
-            write_version(out, earlier)?;
+    write_numbers(out, &[store.versions])?;
+    let mut cleared = store.cleared.iter().peekable();
+    for (key, live) in &store.live {
+        while let Some((_, past)) = cleared.next_if(|(cleared, _)| *cleared < key) {
+            write_versions(out, past)?;
         }
-        write_version(out, version)?;
+        write_versions(out, &live.past)?;
+        write_version(out, &live.now)?;
     }
-    old.try_for_each(|version| write_version(out, version))
+    cleared.try_for_each(|(_, past)| write_versions(out, past))
+}
+
+fn write_versions(out: &mut dyn Write, past: &Past) -> io::Result<()> {
+    past.iter().try_for_each(|version| write_version(out, version))
 }
 
 fn write_version(out: &mut dyn Write, version: &Version) -> io::Result<()> {
@@ -114,6 +134,7 @@ fn read_leases(input: &mut dyn Read) -> Result<Leases, InvalidSnapshot> {
 
 fn read_versions(input: &mut dyn Read, machine: &mut KvMachine) -> Result<(), InvalidSnapshot> {
     let mut waiting: Option<Arc<Version>> = None;
+    let mut past = Past::default();
     for _ in 0..number(input)? {
         let version = Arc::new(read_version(input)?);
         let store = &machine.store;
@@ -123,27 +144,27 @@ fn read_versions(input: &mut dyn Read, machine: &mut KvMachine) -> Result<(), In
         if let Some(before) = waiting.replace(Arc::clone(&version)) {
             let order = (before.key(), before.revision).cmp(&(version.key(), version.revision));
             ensure(order.is_lt(), "versions are not in order")?;
-            let is_last = before.key() != version.key();
-            ensure(is_last || version.revision > store.first, "a version that is forgotten")?;
-            keep(machine, before, is_last)?;
+            if before.key() == version.key() {
+                ensure(version.revision > store.first, "a version that is forgotten")?;
+                past.push(before);
+            } else {
+                keep(machine, std::mem::take(&mut past), before)?;
+            }
         }
     }
-    waiting.map_or(Ok(()), |last| keep(machine, last, true))
+    waiting.map_or(Ok(()), |last| keep(machine, past, last))
 }
 
-fn keep(
-    machine: &mut KvMachine,
-    version: Arc<Version>,
-    is_last: bool,
-) -> Result<(), InvalidSnapshot> {
+/// Takes all versions of a key.
+fn keep(machine: &mut KvMachine, past: Past, last: Arc<Version>) -> Result<(), InvalidSnapshot> {
     let KvMachine { store, leases } = machine;
-    if is_last && !version.is_clear() {
+    if !last.is_clear() {
         // The lease of an earlier version may have ended; that of the last one cannot.
-        let is_attached = version.lease == 0 || leases.open.contains_key(&version.lease);
+        let is_attached = last.lease == 0 || leases.open.contains_key(&last.lease);
         ensure(is_attached, "a key that goes with no lease")?;
-        leases.replaced(None, &version);
+        leases.replaced(None, &last);
     }
-    store.insert(version, is_last);
+    store.insert(past, last);
     Ok(())
 }
 

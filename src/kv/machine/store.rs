@@ -1,45 +1,58 @@
 //! The keys, and what they were before: a map of many versions.
 //!
-//! Every change is a [`Version`]. The newest of a key that has a value is in `live`; what it replaced,
-//! and that it was cleared, is in `old`; and the changes of the history are in `events`, in their
-//! order. They share the versions. `live` and `old` share their nodes with images that are being
-//! written, so that taking one costs nothing.
+//! Every change is a [`Version`]. A key that has a value is in `live`, with what it had before; one
+//! that has none any more but is remembered is in `cleared`; and the changes of the history are in
+//! `events`, in their order. They share the versions. `live` and `cleared` share their nodes with
+//! images that are being written, so that taking one costs nothing. A change of a key that is there
+//! finds its place once.
 //!
 //! Compaction up to a revision forgets the events up to it and of each key all versions before the
 //! one it had then: so every state from that revision on can be read, and every change after it.
 //!
 //! Pure. Invariants: the changes of one revision are in the order of their keys, and a key has one
-//! at most; a version is in `old` exactly if the change that replaced it is in `events`, or if it is
-//! a clearing that is; so `old` and `events` follow from each other.
+//! at most; a version is past exactly if the change that replaced it is in `events`, or if it is a
+//! clearing that is; so the past of the keys and `events` follow from each other. A key is in one of
+//! the two maps at most, and in `cleared` only with a past.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use imbl::OrdSet;
+use imbl::OrdMap;
 
 use super::super::command::{Failure, KeyRange, Limits, State};
-use super::version::{ByKey, ByRevision, Numbers, Version};
+use super::key::Key;
+use super::past::Past;
+use super::version::{Numbers, Version};
 
 /// Changes that one command forgets at most beyond what makes room for itself, so that lower limits
 /// do not hold up everything else.
 const FORGET_MAX: usize = 10_000;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Store {
-    pub(super) live: OrdSet<ByKey>,
-    pub(super) old: OrdSet<ByRevision>,
+    pub(super) live: OrdMap<Key, Live>,
+    pub(super) cleared: OrdMap<Key, Past>,
     pub(super) events: VecDeque<Arc<Version>>,
     /// Index of the last change.
     pub(super) revision: u64,
     /// The first revision that can be read.
     pub(super) first: u64,
     pub(super) limits: Limits,
-    /// What the versions in `live` and in `old` count.
+    /// What the present versions count.
     live_bytes: u64,
-    old_bytes: u64,
+    /// Versions that are past, and what they count.
+    past_count: u64,
+    past_bytes: u64,
+}
+
+/// A key that has a value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Live {
+    pub(super) now: Arc<Version>,
+    pub(super) past: Past,
 }
 
 /// What a key is to have.
@@ -57,7 +70,7 @@ impl Store {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Version>> {
-        self.live.get(key).map(|by_key| &by_key.0)
+        self.live.get(key).map(|live| &live.now)
     }
 
     /// The revision at which a question is to be answered, if it can be; 0 means the present one.
@@ -74,23 +87,24 @@ impl Store {
 
     /// What a key had at a [readable](Self::readable) revision.
     pub(super) fn get_at(&self, key: &[u8], revision: u64) -> Option<&Arc<Version>> {
-        match self.get(key) {
-            Some(live) if live.revision <= revision => Some(live),
-            _ => self.newest_old(key, ..=ByRevision::at(key, revision)),
+        match self.live.get(key) {
+            Some(live) if live.now.revision <= revision => Some(&live.now),
+            Some(live) => live.past.at(revision),
+            None => self.cleared.get(key)?.at(revision),
         }
     }
 
     /// What the key of an event had before it.
-    pub(super) fn before(&self, event: &Arc<Version>) -> Option<&Arc<Version>> {
-        self.newest_old(event.key(), ..ByRevision(Arc::clone(event)))
+    pub(super) fn before(&self, event: &Version) -> Option<&Arc<Version>> {
+        self.get_at(event.key(), event.revision.checked_sub(1)?)
     }
 
     /// The versions of a key that are known, after a revision, the oldest first.
     pub(super) fn versions(&self, key: &[u8], after: u64) -> impl Iterator<Item = &Arc<Version>> {
-        let start = Bound::Excluded(ByRevision::at(key, after));
-        let end = Bound::Included(ByRevision::at(key, u64::MAX));
-        let old = self.old.range((start, end)).map(|version| &version.0);
-        old.chain(self.get(key).filter(|live| live.revision > after))
+        let live = self.live.get(key);
+        let past = live.map(|live| &live.past).or_else(|| self.cleared.get(key));
+        let now = live.map(|live| &live.now).filter(|now| now.revision > after);
+        past.into_iter().flat_map(move |past| past.after(after)).chain(now)
     }
 
     /// The keys of a range that have a value, in order.
@@ -98,29 +112,24 @@ impl Store {
         &self,
         range: &KeyRange,
     ) -> impl DoubleEndedIterator<Item = &Arc<Version>> + use<'_> {
-        self.live.range::<_, [u8]>(bounds(range)).map(|by_key| &by_key.0)
+        self.live.range::<_, [u8]>(bounds(range)).map(|(_, live)| &live.now)
     }
 
     /// The first key of a range that has a value or had one, or the last.
     pub(super) fn any_key(&self, range: &KeyRange, is_last: bool) -> Option<&[u8]> {
-        let mut live = self.range(range).map(|version| version.key());
-        let start = Bound::Included(ByRevision::at(&range.start, 0));
-        let end = match range.end.is_empty() {
-            true => Bound::Unbounded,
-            false => Bound::Excluded(ByRevision::at(&range.end, 0)),
-        };
-        let mut old = self.old.range((start, end)).map(|version| version.0.key());
+        let mut live = self.live.range::<_, [u8]>(bounds(range)).map(|(key, _)| key.bytes());
+        let mut cleared = self.cleared.range::<_, [u8]>(bounds(range)).map(|(key, _)| key.bytes());
         match is_last {
-            true => live.next_back().max(old.next_back()),
-            false => match (live.next(), old.next()) {
-                (Some(live), Some(old)) => Some(live.min(old)),
-                (live, old) => live.or(old),
+            true => live.next_back().max(cleared.next_back()),
+            false => match (live.next(), cleared.next()) {
+                (Some(live), Some(cleared)) => Some(live.min(cleared)),
+                (live, cleared) => live.or(cleared),
             },
         }
     }
 
     /// Makes the changes of one command, at most one for each key and in the order of the keys.
-    /// Returns what each replaced and what it made.
+    /// Says of each what it replaced and what it made.
     pub(super) fn commit(
         &mut self,
         revision: u64,
@@ -128,39 +137,60 @@ impl Store {
         mut replaced: impl FnMut(Option<&Arc<Version>>, &Arc<Version>),
     ) {
         for (key, new) in changes {
-            let before = self.live.get(&key[..]).cloned();
-            let version = match &new {
-                Some(NewValue { value, lease }) => {
-                    let before = before.as_ref().map(|before| (before.0.created, before.0.version));
-                    let (created, version) = before.unwrap_or((revision, 0));
-                    let version = version + 1;
-                    let numbers = Numbers { revision, created, version, lease: *lease };
-                    Version::new(&key, value, numbers)
-                }
-                None if before.is_none() => continue,
-                None => Version::cleared(&key, revision),
+            let change = match new {
+                Some(new) => Some(self.put(revision, &key, &new)),
+                None => self.clear(revision, &key),
             };
-            let version = Arc::new(version);
-            replaced(before.as_ref().map(|before| &before.0), &version);
+            let Some((before, now)) = change else { continue };
+            replaced(before.as_ref(), &now);
             self.revision = revision;
-            self.place(before, version);
+            self.events.push_back(now);
         }
         self.trim();
     }
 
-    fn place(&mut self, before: Option<ByKey>, version: Arc<Version>) {
-        if version.is_clear() {
-            self.live.remove(version.key());
-            self.put_old(Arc::clone(&version));
-        } else {
-            self.live_bytes += version.cost();
-            self.live.insert(ByKey(Arc::clone(&version)));
-        }
-        if let Some(ByKey(before)) = before {
-            self.live_bytes -= before.cost();
-            self.put_old(before);
-        }
-        self.events.push_back(version);
+    /// Gives a key a value. Returns the version before and the one that was made.
+    fn put(
+        &mut self,
+        revision: u64,
+        key: &[u8],
+        new: &NewValue,
+    ) -> (Option<Arc<Version>>, Arc<Version>) {
+        let make = |created, version| {
+            let numbers = Numbers { revision, created, version, lease: new.lease };
+            Arc::new(Version::new(key, &new.value, numbers))
+        };
+        let Some(live) = self.live.get_mut(key) else {
+            let now = make(revision, 1);
+            let past = self.cleared.remove(key).unwrap_or_default();
+            self.live_bytes += now.cost();
+            self.live.insert(Key::new(key), Live { now: Arc::clone(&now), past });
+            return (None, now);
+        };
+        let now = make(live.now.created, live.now.version + 1);
+        let before = std::mem::replace(&mut live.now, Arc::clone(&now));
+        live.past.push(Arc::clone(&before));
+        self.live_bytes = self.live_bytes + now.cost() - before.cost();
+        self.count_past(&before);
+        (Some(before), now)
+    }
+
+    /// Takes a key's value away, if it has one.
+    fn clear(&mut self, revision: u64, key: &[u8]) -> Option<(Option<Arc<Version>>, Arc<Version>)> {
+        let Live { now: before, mut past } = self.live.remove(key)?;
+        let clearing = Arc::new(Version::cleared(key, revision));
+        past.push(Arc::clone(&before));
+        past.push(Arc::clone(&clearing));
+        self.cleared.insert(Key::new(key), past);
+        self.live_bytes -= before.cost();
+        self.count_past(&before);
+        self.count_past(&clearing);
+        Some((Some(before), clearing))
+    }
+
+    fn count_past(&mut self, version: &Version) {
+        self.past_count += 1;
+        self.past_bytes += version.cost();
     }
 
     /// Forgets what was before a revision, as far as it is known.
@@ -168,14 +198,25 @@ impl Store {
         let revision = revision.min(self.revision);
         while self.events.front().is_some_and(|event| event.revision <= revision) {
             let Some(event) = self.events.pop_front() else { break };
-            if let Some(before) = self.before(&event).cloned() {
-                self.remove_old(before);
-            }
-            if event.is_clear() {
-                self.remove_old(event);
-            }
+            self.forget_before(&event);
         }
         self.first = self.first.max(revision);
+    }
+
+    fn forget_before(&mut self, event: &Version) {
+        let (count, bytes) = (&mut self.past_count, &mut self.past_bytes);
+        let forgotten = |version: &Version| {
+            *count -= 1;
+            *bytes -= version.cost();
+        };
+        if let Some(live) = self.live.get_mut(event.key()) {
+            live.past.forget(event, forgotten);
+        } else if let Some(past) = self.cleared.get_mut(event.key()) {
+            past.forget(event, forgotten);
+            if past.is_empty() {
+                self.cleared.remove(event.key());
+            }
+        }
     }
 
     /// Forgets the oldest changes, as many as are too many; the last change is never.
@@ -191,7 +232,7 @@ impl Store {
 
     fn is_over(&self) -> bool {
         self.events.len() as u64 > self.limits.history_changes_max
-            || self.old_bytes > self.limits.history_bytes_max
+            || self.past_bytes > self.limits.history_bytes_max
     }
 
     /// Whether the store may hold so many bytes more.
@@ -207,22 +248,30 @@ impl Store {
             keys: self.live.len() as u64,
             bytes: self.live_bytes,
             history_changes: self.events.len() as u64,
-            history_bytes: self.old_bytes,
+            history_bytes: self.past_bytes,
             limits: self.limits,
         }
     }
 
-    /// Takes a version from a snapshot, in the order of keys and revisions; `is_last` for a key that
-    /// has it now. What is not the state of any store is found by the reader.
-    pub(super) fn insert(&mut self, version: Arc<Version>, is_last: bool) {
-        if version.revision > self.first {
-            self.events.push_back(Arc::clone(&version));
-        }
-        if is_last && !version.is_clear() {
-            self.live_bytes += version.cost();
-            self.live.insert(ByKey(version));
+    /// Versions of all keys.
+    pub(super) fn version_count(&self) -> u64 {
+        self.live.len() as u64 + self.past_count
+    }
+
+    /// Takes a key from a snapshot: its versions in the order of their revisions. What is not the
+    /// state of any store is found by the reader.
+    pub(super) fn insert(&mut self, mut past: Past, last: Arc<Version>) {
+        let after = past.after(self.first).chain((last.revision > self.first).then_some(&last));
+        self.events.extend(after.cloned());
+        past.iter().for_each(|version| self.count_past(version));
+        let key = Key::new(last.key());
+        if last.is_clear() {
+            self.count_past(&last);
+            past.push(last);
+            self.cleared.insert(key, past);
         } else {
-            self.put_old(version);
+            self.live_bytes += last.cost();
+            self.live.insert(key, Live { now: last, past });
         }
     }
 
@@ -230,27 +279,6 @@ impl Store {
     pub(super) fn sort_events(&mut self) {
         // Stable: the changes of one revision stay in the order of their keys.
         self.events.make_contiguous().sort_by_key(|event| event.revision);
-    }
-
-    fn newest_old(
-        &self,
-        key: &[u8],
-        range: impl std::ops::RangeBounds<ByRevision>,
-    ) -> Option<&Arc<Version>> {
-        let version = &self.old.range(range).next_back()?.0;
-        Some(version).filter(|version| version.key() == key && !version.is_clear())
-    }
-
-    fn put_old(&mut self, version: Arc<Version>) {
-        self.old_bytes += version.cost();
-        self.old.insert(ByRevision(version));
-    }
-
-    fn remove_old(&mut self, version: Arc<Version>) {
-        let cost = version.cost();
-        let removed = self.old.remove(&ByRevision(version));
-        debug_assert!(removed.is_some(), "what an event replaced is there as long as the event");
-        self.old_bytes -= cost;
     }
 }
 
@@ -262,16 +290,3 @@ fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
         false => (Bound::Included(&range.start[..]), end),
     }
 }
-
-impl PartialEq for Store {
-    fn eq(&self, other: &Self) -> bool {
-        let live = |store: &Self| store.live.iter().map(|it| Arc::clone(&it.0)).collect::<Vec<_>>();
-        let old = |store: &Self| store.old.iter().map(|it| Arc::clone(&it.0)).collect::<Vec<_>>();
-        self.state() == other.state()
-            && self.events == other.events
-            && live(self) == live(other)
-            && old(self) == old(other)
-    }
-}
-
-impl Eq for Store {}

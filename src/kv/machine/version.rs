@@ -2,10 +2,6 @@
 //!
 //! Pure.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::super::command::Entry;
@@ -89,68 +85,3 @@ pub(super) struct Numbers {
     pub(super) version: u64,
     pub(super) lease: u64,
 }
-
-/// A version by its key. Of equal keys there is one.
-#[derive(Clone, Debug)]
-pub(super) struct ByKey(pub(super) Arc<Version>);
-
-/// A version by its key, and then by its revision.
-#[derive(Clone, Debug)]
-pub(super) struct ByRevision(pub(super) Arc<Version>);
-
-impl ByRevision {
-    /// Something to look for.
-    pub(super) fn at(key: &[u8], revision: u64) -> Self {
-        Self(Arc::new(Version::cleared(key, revision)))
-    }
-
-    fn place(&self) -> (&[u8], u64) {
-        (self.0.key(), self.0.revision)
-    }
-}
-
-impl Borrow<[u8]> for ByKey {
-    fn borrow(&self) -> &[u8] {
-        self.0.key()
-    }
-}
-
-impl Ord for ByKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.key().cmp(other.0.key())
-    }
-}
-
-impl PartialOrd for ByKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for ByKey {}
-
-impl Ord for ByRevision {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.place().cmp(&other.place())
-    }
-}
-
-impl PartialOrd for ByRevision {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for ByRevision {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for ByRevision {}
