@@ -108,7 +108,7 @@ impl Leases {
         }
         if after.lease != 0 {
             let keys = self.attached.entry(after.lease).or_default();
-            keys.insert(Key::new(after.key()));
+            keys.insert(after.key.clone());
         }
     }
 

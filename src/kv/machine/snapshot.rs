@@ -180,7 +180,7 @@ fn read_version(input: &mut dyn Read) -> Result<Version, InvalidSnapshot> {
     };
     ensure(is_sound, "impossible version")?;
     let (key, value) = (bytes(input, key_bytes)?, bytes(input, value_bytes)?);
-    Ok(Version::new(&key, &value, Numbers { revision, created, version, lease }))
+    Ok(Version::new(Key::new(&key), &value, Numbers { revision, created, version, lease }))
 }
 
 fn number(input: &mut dyn Read) -> Result<u64, InvalidSnapshot> {

@@ -156,18 +156,18 @@ impl Store {
         key: &[u8],
         new: &NewValue,
     ) -> (Option<Arc<Version>>, Arc<Version>) {
-        let make = |created, version| {
+        let make = |key: Key, created, version| {
             let numbers = Numbers { revision, created, version, lease: new.lease };
             Arc::new(Version::new(key, &new.value, numbers))
         };
         let Some(live) = self.live.get_mut(key) else {
-            let now = make(revision, 1);
+            let now = make(Key::new(key), revision, 1);
             let past = self.cleared.remove(key).unwrap_or_default();
             self.live_bytes += now.cost();
-            self.live.insert(Key::new(key), Live { now: Arc::clone(&now), past });
+            self.live.insert(now.key.clone(), Live { now: Arc::clone(&now), past });
             return (None, now);
         };
-        let now = make(live.now.created, live.now.version + 1);
+        let now = make(live.now.key.clone(), live.now.created, live.now.version + 1);
         let before = std::mem::replace(&mut live.now, Arc::clone(&now));
         live.past.push(Arc::clone(&before));
         self.live_bytes = self.live_bytes + now.cost() - before.cost();
@@ -177,11 +177,11 @@ impl Store {
 
     /// Takes a key's value away, if it has one.
     fn clear(&mut self, revision: u64, key: &[u8]) -> Option<(Option<Arc<Version>>, Arc<Version>)> {
-        let Live { now: before, mut past } = self.live.remove(key)?;
-        let clearing = Arc::new(Version::cleared(key, revision));
+        let (key, Live { now: before, mut past }) = self.live.remove_with_key(key)?;
+        let clearing = Arc::new(Version::cleared(key.clone(), revision));
         past.push(Arc::clone(&before));
         past.push(Arc::clone(&clearing));
-        self.cleared.insert(Key::new(key), past);
+        self.cleared.insert(key, past);
         self.live_bytes -= before.cost();
         self.count_past(&before);
         self.count_past(&clearing);
@@ -205,7 +205,7 @@ impl Store {
 
     fn forget_before(&mut self, event: &Version) {
         let (count, bytes) = (&mut self.past_count, &mut self.past_bytes);
-        let forgotten = |version: &Version| {
+        let forgotten = |version: &Arc<Version>| {
             *count -= 1;
             *bytes -= version.cost();
         };
@@ -264,7 +264,7 @@ impl Store {
         let after = past.after(self.first).chain((last.revision > self.first).then_some(&last));
         self.events.extend(after.cloned());
         past.iter().for_each(|version| self.count_past(version));
-        let key = Key::new(last.key());
+        let key = last.key.clone();
         if last.is_clear() {
             self.count_past(&last);
             past.push(last);

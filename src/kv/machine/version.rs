@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::super::command::Entry;
+use super::key::Key;
 
 /// What a version counts besides its bytes: about what it takes in memory.
 const OVERHEAD: u64 = 100;
@@ -20,31 +21,28 @@ pub(super) struct Version {
     pub(super) version: u64,
     /// The lease; 0 for none.
     pub(super) lease: u64,
-    key_bytes: u32,
-    /// Key and value in one allocation of their own: the command they came with is a slice of a
-    /// frame, which would live as long as they.
-    bytes: Box<[u8]>,
+    pub(super) key: Key,
+    /// A copy: the command that it came with is a slice of a frame, which would live as long.
+    value: Box<[u8]>,
 }
 
 impl Version {
-    pub(super) fn new(key: &[u8], value: &[u8], numbers: Numbers) -> Self {
-        let key_bytes = u32::try_from(key.len()).expect("keys are checked");
+    pub(super) fn new(key: Key, value: &[u8], numbers: Numbers) -> Self {
         let Numbers { revision, created, version, lease } = numbers;
-        let bytes = [key, value].concat().into_boxed_slice();
-        Self { revision, created, version, lease, key_bytes, bytes }
+        Self { revision, created, version, lease, key, value: value.into() }
     }
 
     /// That the key was cleared.
-    pub(super) fn cleared(key: &[u8], revision: u64) -> Self {
+    pub(super) fn cleared(key: Key, revision: u64) -> Self {
         Self::new(key, &[], Numbers { revision, created: 0, version: 0, lease: 0 })
     }
 
     pub(super) fn key(&self) -> &[u8] {
-        &self.bytes[..self.key_bytes as usize]
+        self.key.bytes()
     }
 
     pub(super) fn value(&self) -> &[u8] {
-        &self.bytes[self.key_bytes as usize..]
+        &self.value
     }
 
     pub(super) fn is_clear(&self) -> bool {
