@@ -5,6 +5,7 @@
 //! process itself.
 
 use std::ffi::OsString;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anstream::ColorChoice;
@@ -294,7 +295,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
 fn wait(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(command),
+        // One kind of future, or the runtime's loop is compiled once for each command.
+        Ok(runtime) => runtime.block_on::<Pin<Box<dyn Future<Output = _>>>>(Box::pin(command)),
         Err(error) => {
             let message = format!("cannot start the runtime: {error}");
             Err(Failure::new(Exit::Refused, message).next("raise the limit of open files"))
