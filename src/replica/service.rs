@@ -377,7 +377,8 @@ impl Passing {
             let leader = leadership.borrow_and_update().leader.clone();
             let refusal = match leader {
                 Some(leader) if leader != *self.node.id() => {
-                    match self.there(&leader, bytes.clone(), deadline).await {
+                    // Boxed: most clients ask the leader, and what waits here need not be large.
+                    match Box::pin(self.there(&leader, bytes.clone(), deadline)).await {
                         Ok(answer) => return Ok(answer),
                         Err(refusal) => refusal,
                     }

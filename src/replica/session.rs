@@ -331,10 +331,10 @@ impl Session {
             return;
         }
         self.lowest = lowest;
-        let wanted = self.kept.split_off(&lowest);
-        let forgotten = std::mem::replace(&mut self.kept, wanted);
-        let bytes: usize = forgotten.values().map(|kept| kept.response.len()).sum();
-        self.kept_bytes -= bytes;
+        // One by one: mostly there is one.
+        while let Some(first) = self.kept.first_entry().filter(|first| *first.key() < lowest) {
+            self.kept_bytes -= first.remove().response.len();
+        }
     }
 
     fn keep(&mut self, serial: u64, kept: Kept) {
