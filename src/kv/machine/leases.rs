@@ -7,7 +7,6 @@
 //! Pure. Invariant: a key is attached to a lease here exactly if its present version says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,7 +95,7 @@ impl Leases {
     }
 
     /// A version of a key takes the place of another.
-    pub(super) fn replaced(&mut self, before: Option<&Arc<Version>>, after: &Arc<Version>) {
+    pub(super) fn replaced(&mut self, before: Option<&Version>, after: &Version) {
         if let Some(before) = before.filter(|before| before.lease != 0)
             && before.lease != after.lease
             && let Some(keys) = self.attached.get_mut(&before.lease)

@@ -2,8 +2,6 @@
 //!
 //! Pure.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::super::command::{
@@ -144,7 +142,7 @@ impl Store {
         found
     }
 
-    fn event(&self, version: &Arc<Version>, wants_previous: bool) -> Event {
+    fn event(&self, version: &Version, wants_previous: bool) -> Event {
         let before = if wants_previous { self.before(version) } else { None };
         Event {
             revision: version.revision,
@@ -189,7 +187,7 @@ impl<'a> Draft<'a> {
         Self { selection, limit, bytes_max, bytes: 0, page }
     }
 
-    fn fill<'v>(mut self, versions: impl Iterator<Item = &'v Arc<Version>>) -> Page {
+    fn fill<'v>(mut self, versions: impl Iterator<Item = &'v Version>) -> Page {
         for version in versions {
             if !self.take(version) {
                 break;
@@ -199,7 +197,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes the next key; or if the page is full, says that the next page begins with it.
-    fn take(&mut self, version: &Arc<Version>) -> bool {
+    fn take(&mut self, version: &Version) -> bool {
         let page = &mut self.page;
         let size = match self.selection.keys_only {
             true => version.key().len() + ENTRY_BYTES,

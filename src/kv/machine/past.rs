@@ -16,8 +16,8 @@ use super::version::Version;
 pub(super) enum Past {
     #[default]
     None,
-    One(Arc<Version>),
-    More(Arc<VecDeque<Arc<Version>>>),
+    One(Version),
+    More(Arc<VecDeque<Version>>),
 }
 
 impl Past {
@@ -25,7 +25,7 @@ impl Past {
         matches!(self, Self::None)
     }
 
-    pub(super) fn push(&mut self, version: Arc<Version>) {
+    pub(super) fn push(&mut self, version: Version) {
         debug_assert!(self.iter().next_back().is_none_or(|last| last.revision < version.revision));
         *self = match std::mem::take(self) {
             Self::None => Self::One(version),
@@ -39,7 +39,7 @@ impl Past {
 
     /// Forgets what nobody can ask for once nothing is known of how it was before a change: what that
     /// change replaced, and that it cleared the key. Says what is forgotten.
-    pub(super) fn forget(&mut self, change: &Version, forgotten: impl FnMut(&Arc<Version>)) {
+    pub(super) fn forget(&mut self, change: &Version, forgotten: impl FnMut(&Version)) {
         let is_over = |version: &Version| {
             version.revision < change.revision
                 || (version.revision == change.revision && version.is_clear())
@@ -58,7 +58,7 @@ impl Past {
     }
 
     /// The newest version up to a revision, if it is not that the key was cleared.
-    pub(super) fn at(&self, revision: u64) -> Option<&Arc<Version>> {
+    pub(super) fn at(&self, revision: u64) -> Option<&Version> {
         let version = match self {
             Self::None => None,
             Self::One(version) => Some(version).filter(|version| version.revision <= revision),
@@ -71,7 +71,7 @@ impl Past {
     }
 
     /// The versions after a revision.
-    pub(super) fn after(&self, revision: u64) -> impl Iterator<Item = &Arc<Version>> {
+    pub(super) fn after(&self, revision: u64) -> impl Iterator<Item = &Version> {
         let before = match self {
             Self::None => 0,
             Self::One(version) => usize::from(version.revision <= revision),
@@ -80,7 +80,7 @@ impl Past {
         self.iter().skip(before)
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Version>> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Version> {
         let slices = match self {
             Self::None => [&[][..], &[]],
             Self::One(version) => [std::slice::from_ref(version), &[]],
@@ -97,9 +97,9 @@ mod tests {
     use super::super::version::Numbers;
     use super::*;
 
-    fn set(revision: u64) -> Arc<Version> {
+    fn set(revision: u64) -> Version {
         let numbers = Numbers { revision, created: 1, version: revision, lease: 0 };
-        Arc::new(Version::new(Key::new(b"key"), b"value", numbers))
+        Version::new(Key::new(b"key"), b"value", numbers)
     }
 
     fn past(revisions: impl IntoIterator<Item = u64>) -> Past {
@@ -123,8 +123,8 @@ mod tests {
     #[test]
     fn clearing_goes_with_its_own_change() {
         let mut left = past([1]);
-        let clearing = Arc::new(Version::cleared(Key::new(b"key"), 2));
-        left.push(Arc::clone(&clearing));
+        let clearing = Version::cleared(Key::new(b"key"), 2);
+        left.push(clearing.clone());
         assert_eq!((left.at(1), left.at(2)), (Some(&set(1)), None));
         assert_eq!(Vec::from_iter(left.after(1)), [&clearing]);
         left.forget(&clearing, |_| {});

@@ -14,7 +14,6 @@
 //! Pure. What is read takes no more memory than there are bytes.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
@@ -25,7 +24,7 @@ use super::key::Key;
 use super::leases::{LEASE_TTL_MAX, LEASE_TTL_MIN, Leases, Terms};
 use super::past::Past;
 use super::store::{Live, Store};
-use super::version::{Numbers, Version};
+use super::version::{Change, Numbers, Version};
 use crate::replica::{Image, InvalidSnapshot};
 
 /// The version of the format.
@@ -87,7 +86,7 @@ fn write_version(out: &mut dyn Write, version: &Version) -> io::Result<()> {
         let bytes = u32::try_from(bytes).expect("keys and values are checked");
         out.write_all(&bytes.to_le_bytes())?;
     }
-    let Version { revision, created, version: number, lease, .. } = version;
+    let Change { revision, created, version: number, lease, .. } = &**version;
     write_numbers(out, &[*revision, *created, *number, *lease])?;
     out.write_all(version.key())?;
     out.write_all(version.value())
@@ -133,15 +132,15 @@ fn read_leases(input: &mut dyn Read) -> Result<Leases, InvalidSnapshot> {
 }
 
 fn read_versions(input: &mut dyn Read, machine: &mut KvMachine) -> Result<(), InvalidSnapshot> {
-    let mut waiting: Option<Arc<Version>> = None;
+    let mut waiting: Option<Version> = None;
     let mut past = Past::default();
     for _ in 0..number(input)? {
-        let version = Arc::new(read_version(input)?);
+        let version = read_version(input)?;
         let store = &machine.store;
         ensure(version.revision <= store.revision, "a change after the last")?;
         let is_known = !version.is_clear() || version.revision > store.first;
         ensure(is_known, "a clearing that is forgotten")?;
-        if let Some(before) = waiting.replace(Arc::clone(&version)) {
+        if let Some(before) = waiting.replace(version.clone()) {
             let order = (before.key(), before.revision).cmp(&(version.key(), version.revision));
             ensure(order.is_lt(), "versions are not in order")?;
             if before.key() == version.key() {
@@ -156,7 +155,7 @@ fn read_versions(input: &mut dyn Read, machine: &mut KvMachine) -> Result<(), In
 }
 
 /// Takes all versions of a key.
-fn keep(machine: &mut KvMachine, past: Past, last: Arc<Version>) -> Result<(), InvalidSnapshot> {
+fn keep(machine: &mut KvMachine, past: Past, last: Version) -> Result<(), InvalidSnapshot> {
     let KvMachine { store, leases } = machine;
     if !last.is_clear() {
         // The lease of an earlier version may have ended; that of the last one cannot.

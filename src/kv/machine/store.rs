@@ -16,7 +16,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -35,7 +34,7 @@ const FORGET_MAX: usize = 10_000;
 pub(super) struct Store {
     pub(super) live: OrdMap<Key, Live>,
     pub(super) cleared: OrdMap<Key, Past>,
-    pub(super) events: VecDeque<Arc<Version>>,
+    pub(super) events: VecDeque<Version>,
     /// Index of the last change.
     pub(super) revision: u64,
     /// The first revision that can be read.
@@ -51,7 +50,7 @@ pub(super) struct Store {
 /// A key that has a value.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Live {
-    pub(super) now: Arc<Version>,
+    pub(super) now: Version,
     pub(super) past: Past,
 }
 
@@ -69,7 +68,7 @@ impl Store {
         Self { revision, first, limits, ..Self::default() }
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Arc<Version>> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Version> {
         self.live.get(key).map(|live| &live.now)
     }
 
@@ -86,7 +85,7 @@ impl Store {
     }
 
     /// What a key had at a [readable](Self::readable) revision.
-    pub(super) fn get_at(&self, key: &[u8], revision: u64) -> Option<&Arc<Version>> {
+    pub(super) fn get_at(&self, key: &[u8], revision: u64) -> Option<&Version> {
         match self.live.get(key) {
             Some(live) if live.now.revision <= revision => Some(&live.now),
             Some(live) => live.past.at(revision),
@@ -95,12 +94,12 @@ impl Store {
     }
 
     /// What the key of an event had before it.
-    pub(super) fn before(&self, event: &Version) -> Option<&Arc<Version>> {
+    pub(super) fn before(&self, event: &Version) -> Option<&Version> {
         self.get_at(event.key(), event.revision.checked_sub(1)?)
     }
 
     /// The versions of a key that are known, after a revision, the oldest first.
-    pub(super) fn versions(&self, key: &[u8], after: u64) -> impl Iterator<Item = &Arc<Version>> {
+    pub(super) fn versions(&self, key: &[u8], after: u64) -> impl Iterator<Item = &Version> {
         let live = self.live.get(key);
         let past = live.map(|live| &live.past).or_else(|| self.cleared.get(key));
         let now = live.map(|live| &live.now).filter(|now| now.revision > after);
@@ -111,7 +110,7 @@ impl Store {
     pub(super) fn range(
         &self,
         range: &KeyRange,
-    ) -> impl DoubleEndedIterator<Item = &Arc<Version>> + use<'_> {
+    ) -> impl DoubleEndedIterator<Item = &Version> + use<'_> {
         self.live.range::<_, [u8]>(bounds(range)).map(|(_, live)| &live.now)
     }
 
@@ -134,7 +133,7 @@ impl Store {
         &mut self,
         revision: u64,
         changes: impl IntoIterator<Item = (Bytes, Option<NewValue>)>,
-        mut replaced: impl FnMut(Option<&Arc<Version>>, &Arc<Version>),
+        mut replaced: impl FnMut(Option<&Version>, &Version),
     ) {
         for (key, new) in changes {
             let change = match new {
@@ -150,37 +149,32 @@ impl Store {
     }
 
     /// Gives a key a value. Returns the version before and the one that was made.
-    fn put(
-        &mut self,
-        revision: u64,
-        key: &[u8],
-        new: &NewValue,
-    ) -> (Option<Arc<Version>>, Arc<Version>) {
+    fn put(&mut self, revision: u64, key: &[u8], new: &NewValue) -> (Option<Version>, Version) {
         let make = |key: Key, created, version| {
             let numbers = Numbers { revision, created, version, lease: new.lease };
-            Arc::new(Version::new(key, &new.value, numbers))
+            Version::new(key, &new.value, numbers)
         };
         let Some(live) = self.live.get_mut(key) else {
             let now = make(Key::new(key), revision, 1);
             let past = self.cleared.remove(key).unwrap_or_default();
             self.live_bytes += now.cost();
-            self.live.insert(now.key.clone(), Live { now: Arc::clone(&now), past });
+            self.live.insert(now.key.clone(), Live { now: now.clone(), past });
             return (None, now);
         };
         let now = make(live.now.key.clone(), live.now.created, live.now.version + 1);
-        let before = std::mem::replace(&mut live.now, Arc::clone(&now));
-        live.past.push(Arc::clone(&before));
+        let before = std::mem::replace(&mut live.now, now.clone());
+        live.past.push(before.clone());
         self.live_bytes = self.live_bytes + now.cost() - before.cost();
         self.count_past(&before);
         (Some(before), now)
     }
 
     /// Takes a key's value away, if it has one.
-    fn clear(&mut self, revision: u64, key: &[u8]) -> Option<(Option<Arc<Version>>, Arc<Version>)> {
+    fn clear(&mut self, revision: u64, key: &[u8]) -> Option<(Option<Version>, Version)> {
         let (key, Live { now: before, mut past }) = self.live.remove_with_key(key)?;
-        let clearing = Arc::new(Version::cleared(key.clone(), revision));
-        past.push(Arc::clone(&before));
-        past.push(Arc::clone(&clearing));
+        let clearing = Version::cleared(key.clone(), revision);
+        past.push(before.clone());
+        past.push(clearing.clone());
         self.cleared.insert(key, past);
         self.live_bytes -= before.cost();
         self.count_past(&before);
@@ -205,7 +199,7 @@ impl Store {
 
     fn forget_before(&mut self, event: &Version) {
         let (count, bytes) = (&mut self.past_count, &mut self.past_bytes);
-        let forgotten = |version: &Arc<Version>| {
+        let forgotten = |version: &Version| {
             *count -= 1;
             *bytes -= version.cost();
         };
@@ -260,7 +254,7 @@ impl Store {
 
     /// Takes a key from a snapshot: its versions in the order of their revisions. What is not the
     /// state of any store is found by the reader.
-    pub(super) fn insert(&mut self, mut past: Past, last: Arc<Version>) {
+    pub(super) fn insert(&mut self, mut past: Past, last: Version) {
         let after = past.after(self.first).chain((last.revision > self.first).then_some(&last));
         self.events.extend(after.cloned());
         past.iter().for_each(|version| self.count_past(version));

@@ -2,7 +2,10 @@
 //!
 //! Pure.
 
+use std::ops::Deref;
+
 use bytes::Bytes;
+use triomphe::ThinArc;
 
 use super::super::command::Entry;
 use super::key::Key;
@@ -10,9 +13,15 @@ use super::key::Key;
 /// What a version counts besides its bytes: about what it takes in memory.
 const OVERHEAD: u64 = 100;
 
-/// A value that a key got, or that it was cleared.
-#[derive(Debug, Eq, PartialEq)]
-pub(super) struct Version {
+/// A value that a key got, or that it was cleared. A clone is the same version: numbers, key and
+/// value are one allocation, counted by reference. The value is a copy, since the command that it
+/// came with is a slice of a frame, which would live as long.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Version(ThinArc<Change, u8>);
+
+/// What is known of a version besides its value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Change {
     /// Index of the change.
     pub(super) revision: u64,
     /// Revision at which the key was created; 0 if it was cleared.
@@ -22,14 +31,13 @@ pub(super) struct Version {
     /// The lease; 0 for none.
     pub(super) lease: u64,
     pub(super) key: Key,
-    /// A copy: the command that it came with is a slice of a frame, which would live as long.
-    value: Box<[u8]>,
 }
 
 impl Version {
     pub(super) fn new(key: Key, value: &[u8], numbers: Numbers) -> Self {
         let Numbers { revision, created, version, lease } = numbers;
-        Self { revision, created, version, lease, key, value: value.into() }
+        let change = Change { revision, created, version, lease, key };
+        Self(ThinArc::from_header_and_slice(change, value))
     }
 
     /// That the key was cleared.
@@ -42,7 +50,7 @@ impl Version {
     }
 
     pub(super) fn value(&self) -> &[u8] {
-        &self.value
+        &self.0.slice
     }
 
     pub(super) fn is_clear(&self) -> bool {
@@ -67,6 +75,14 @@ impl Version {
             version: self.version,
             lease: Some(self.lease).filter(|lease| *lease != 0),
         }
+    }
+}
+
+impl Deref for Version {
+    type Target = Change;
+
+    fn deref(&self) -> &Change {
+        &self.0.header.header
     }
 }
 
