@@ -54,6 +54,10 @@ const SHELLS: &[&str] = &[
     "src/testing",
     "src/timer.rs",
     "src/transport/memory",
+    "src/transport/native.rs",
+    "src/transport/native/connection.rs",
+    "src/transport/native/link.rs",
+    "src/transport/native/socket.rs",
     "src/transport/zmq",
     "src/wal/disk.rs",
 ];

@@ -29,6 +29,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use clap::Parser;
+use zmesh::transport::Kind;
 
 use process::{Server, Usage};
 
@@ -51,6 +52,9 @@ struct Options {
     /// Run nodes on multi-thread runtimes with this many workers.
     #[arg(long, value_name = "WORKERS", num_args = 0..=1, default_missing_value = "2")]
     multi_thread: Option<usize>,
+    /// What the nodes use.
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
     /// Look for stalls instead of measuring.
     #[arg(long)]
     soak: bool,
@@ -66,6 +70,30 @@ struct Options {
     /// Be an echo server.
     #[arg(long, hide = true)]
     serve: Option<Side>,
+}
+
+/// The transport of nodes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+enum Transport {
+    #[default]
+    Libzmq,
+    Native,
+}
+
+impl Transport {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Libzmq => "libzmq",
+            Self::Native => "native",
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Libzmq => Kind::Libzmq,
+            Self::Native => Kind::Native,
+        }
+    }
 }
 
 /// Who is measured.
@@ -164,7 +192,7 @@ async fn run(options: Options) -> Outcome<()> {
         return soak::run(&options).await;
     }
     let mut raw = raw::Client::new(Server::start(Side::Raw, &options)?)?;
-    let mesh = mesh::Client::new(Server::start(Side::Mesh, &options)?).await?;
+    let mesh = mesh::Client::new(Server::start(Side::Mesh, &options)?, options.transport).await?;
     let mut report = report::Report::new(options.json);
     let wanted = |name: &str| options.filter.as_ref().is_none_or(|part| name.contains(part));
     for case in CASES.iter().filter(|case| wanted(case.name)) {

@@ -26,8 +26,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) async fn new(server: Server) -> Outcome<Self> {
-        let node = Node::builder("client").connect(server.address()).start()?;
+    pub(crate) async fn new(server: Server, transport: crate::Transport) -> Outcome<Self> {
+        let node = Node::builder("client")
+            .transport_kind(transport.kind())
+            .connect(server.address())
+            .start()?;
         node.wait_for_peers(&Filter::any(), 1, Duration::from_secs(10)).await?;
         Ok(Self { server, node })
     }

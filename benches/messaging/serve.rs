@@ -34,7 +34,8 @@ pub(crate) fn serve(side: Side, options: &Options) -> Outcome<()> {
         Side::Raw => serve_raw(),
         // Spawned, because on a multi-thread runtime the main thread is one wake-up further away.
         Side::Mesh => {
-            crate::runtime(options)?.block_on(async { tokio::spawn(serve_mesh()).await? })
+            let transport = options.transport;
+            crate::runtime(options)?.block_on(async { tokio::spawn(serve_mesh(transport)).await? })
         }
     }
 }
@@ -64,8 +65,11 @@ fn serve_raw() -> Outcome<()> {
     }
 }
 
-async fn serve_mesh() -> Outcome<()> {
-    let node = Node::builder("server").bind("tcp://127.0.0.1:0").start()?;
+async fn serve_mesh(transport: crate::Transport) -> Outcome<()> {
+    let node = Node::builder("server")
+        .transport_kind(transport.kind())
+        .bind("tcp://127.0.0.1:0")
+        .start()?;
     let counted = Arc::new(AtomicU64::new(0));
     node.on(ECHO).request_raw(|call: Call| async move { Ok(call.payload) })?;
     let ticks = Arc::clone(&counted);

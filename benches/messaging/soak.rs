@@ -65,7 +65,7 @@ impl Progress {
 
 /// Runs each part once; fails at a stall, a failed request or a lost tick.
 pub(crate) async fn run(options: &Options) -> Outcome<()> {
-    let client = mesh::Client::new(Server::start(Side::Mesh, options)?).await?;
+    let client = mesh::Client::new(Server::start(Side::Mesh, options)?, options.transport).await?;
     for &window in WINDOWS {
         requests(&client, window, options).await?;
     }

@@ -111,13 +111,15 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 
 /// Starts the node as configured.
 fn start(config: &Config) -> Result<Node, Failure> {
-    let NodeConfig { id: _, cluster, bind, insecure: _, advertise, peers, labels } = &config.node;
+    let NodeConfig { id: _, cluster, bind, insecure: _, transport, advertise, peers, labels } =
+        &config.node;
     let limits = &config.limits;
     let queue_bytes = usize::try_from(limits.queue_bytes_max).unwrap_or(usize::MAX);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let mut builder = Node::builder(config.node_id().as_str())
         .cluster(cluster)
         .bind(bind)
+        .transport_kind(*transport)
         .heartbeat(Heartbeat {
             ping_interval: config.heartbeat.ping_interval,
             health_check_interval: config.heartbeat.health_check_interval,

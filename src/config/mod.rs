@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 
+use crate::transport::Kind;
 use crate::{Address, NodeId};
 
 mod file;
@@ -65,6 +66,8 @@ pub struct NodeConfig {
     pub bind: Address,
     /// Whether `bind` may be an address that other machines can reach.
     pub insecure: bool,
+    /// What moves messages; one that can serve `bind` and all `peers`.
+    pub transport: Kind,
     /// Where peers reach this node, dialable; `None` stands for the bound address.
     pub advertise: Option<Address>,
     /// Nodes to join: dialable, each once, none of them this node.

@@ -54,6 +54,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("cluster", Some(json!(node.cluster))),
                 ("bind", Some(json!(node.bind))),
                 ("insecure", Some(json!(node.insecure))),
+                ("transport", Some(json!(node.transport))),
                 ("advertise", node.advertise.as_ref().map(|address| json!(address))),
                 ("peers", Some(json!(node.peers))),
                 ("labels", Some(json!(node.labels))),

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::log::GROUPS_MAX;
 use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX};
+use crate::transport::Kind;
 use crate::{Address, NodeId};
 
 /// Pings a peer may miss before it can be a ghost: one lost message must never be enough.
@@ -87,9 +88,23 @@ impl Resolver {
         self.exposure(&bind, insecure)?;
         let peers = given.peers.unwrap_or_default();
         self.peers(&peers, &bind, given.advertise.as_ref())?;
+        let transport = given.transport.unwrap_or_default();
+        self.transport(transport, &bind, &peers)?;
         let labels = self.labels(given.labels.unwrap_or_default())?;
         let (id, advertise) = (given.id, given.advertise);
-        Ok(NodeConfig { id, cluster, bind, insecure, advertise, peers, labels })
+        Ok(NodeConfig { id, cluster, bind, insecure, transport, advertise, peers, labels })
+    }
+
+    /// Refuses addresses that the transport does not have.
+    fn transport(&self, kind: Kind, bind: &Address, peers: &[Address]) -> Result<()> {
+        let is_inproc = |address: &&Address| matches!(address, Address::Inproc { .. });
+        match std::iter::once(bind).chain(peers).find(is_inproc) {
+            Some(address) if kind == Kind::Native => {
+                let reason = format!("native has tcp and ipc only, and {address} is inproc");
+                Err(self.origins.refuse("node.transport", reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Nothing on the wire is encrypted, so that reaching the port is all it takes to get in.

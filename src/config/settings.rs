@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 use super::{Period, Size, period, size};
+use crate::transport::Kind;
 use crate::{Address, NodeId};
 
 /// Everything that can be set, as written in one source or merged from several.
@@ -69,7 +70,7 @@ macro_rules! groups {
 }
 
 groups! {
-    node: NodeSettings { id, cluster, bind, insecure, advertise, peers, labels }
+    node: NodeSettings { id, cluster, bind, insecure, transport, advertise, peers, labels }
     heartbeat: HeartbeatSettings {
         preset, ping_interval, health_check_interval, ghost_timeout, handshake_timeout,
         request_timeout,
@@ -117,6 +118,12 @@ pub struct NodeSettings {
         default_missing_value = "true"
     )]
     pub insecure: Option<bool>,
+    /// What moves messages: libzmq, or native without its I/O thread [default: libzmq].
+    ///
+    /// Nodes with either understand each other. native has no inproc addresses, and a node that
+    /// is stopped for three seconds loses its connections.
+    #[arg(long, env = "ZMESH_TRANSPORT", value_name = "KIND", value_enum)]
+    pub transport: Option<Kind>,
     /// Address at which peers reach this node [default: the bound address].
     #[arg(long, env = "ZMESH_ADVERTISE", value_name = "ADDRESS")]
     pub advertise: Option<Address>,

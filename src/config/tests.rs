@@ -179,6 +179,18 @@ fn impossible_values_of_a_replica_are_refused() {
     }
 }
 
+/// The file is right and the transport cannot: said before anything starts.
+#[test]
+fn native_transport_is_chosen_and_refuses_inproc() {
+    let config = resolve("[node]\ntransport = \"native\"").unwrap();
+    assert_eq!(config.node.transport, Kind::Native);
+    assert_eq!(resolve("").unwrap().node.transport, Kind::Libzmq);
+    assert_eq!(
+        error("[node]\nbind = \"inproc://a\"\ntransport = \"native\""),
+        "node.transport (zmesh.toml:3): native has tcp and ipc only, and inproc://a is inproc"
+    );
+}
+
 /// The other side of each limit: a check that refused these would refuse real meshes.
 #[test]
 fn values_at_the_limits_are_accepted() {

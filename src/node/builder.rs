@@ -14,6 +14,7 @@ use crate::id::{Incarnation, NodeId};
 use crate::presence::{Heartbeat, Identity};
 use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, Labels};
 use crate::timer::Clock;
+use crate::transport::native::NativeTransport;
 use crate::transport::zmq::ZmqTransport;
 use crate::transport::{self, Address, InvalidAddress, Transport};
 
@@ -73,6 +74,7 @@ pub struct Builder {
     gossip: bool,
     seed: Option<u64>,
     transport: Option<Box<dyn Transport>>,
+    transport_kind: transport::Kind,
 }
 
 impl Builder {
@@ -94,6 +96,7 @@ impl Builder {
             gossip: true,
             seed: None,
             transport: None,
+            transport_kind: transport::Kind::default(),
         }
     }
 
@@ -180,7 +183,13 @@ impl Builder {
         self
     }
 
-    /// Uses this transport instead of ZeroMQ.
+    /// Which transport to use [default: libzmq]. Nodes with either understand each other.
+    pub fn transport_kind(mut self, kind: transport::Kind) -> Self {
+        self.transport_kind = kind;
+        self
+    }
+
+    /// Uses this transport, whatever [`Builder::transport_kind`] says.
     pub fn transport(mut self, transport: impl Transport + 'static) -> Self {
         self.transport = Some(Box::new(transport));
         self
@@ -201,9 +210,11 @@ impl Builder {
         let seeds = std::mem::take(&mut self.seeds).into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut rng = self.rng();
         let incarnation = Incarnation::random(&mut rng);
-        let mut transport = match self.transport.take() {
-            Some(transport) => transport,
-            None => Box::new(ZmqTransport::new(self.transport_options())),
+        let options = self.transport_options();
+        let mut transport = match (self.transport.take(), self.transport_kind) {
+            (Some(transport), _) => transport,
+            (None, transport::Kind::Libzmq) => Box::new(ZmqTransport::new(options)),
+            (None, transport::Kind::Native) => Box::new(NativeTransport::new(options)),
         };
         let address = self.listen(transport.as_mut())?;
         let mut identity = Identity::new(&self.cluster, node.clone(), incarnation);

@@ -8,12 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::memory::{MemoryTransport, Network};
+use super::native::NativeTransport;
 use super::zmq::ZmqTransport;
 use super::*;
 use crate::id::Incarnation;
 
 mod claims;
+mod driven;
 mod stall;
+
+use driven::Driven;
 
 /// What never takes so long unless it is broken.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -86,6 +90,35 @@ impl World for Inproc {
 
     fn address(&self) -> Address {
         Address::Inproc { name: unique() }
+    }
+}
+
+/// The native transport over TCP, on the address that the text says.
+struct NativeTcp(&'static str);
+
+impl World for NativeTcp {
+    type Transport = Driven;
+
+    fn transport(&self, options: Options) -> Driven {
+        Driven::new(NativeTransport::new(options))
+    }
+
+    fn address(&self) -> Address {
+        parse(self.0)
+    }
+}
+
+struct NativeIpc(tempfile::TempDir);
+
+impl World for NativeIpc {
+    type Transport = Driven;
+
+    fn transport(&self, options: Options) -> Driven {
+        Driven::new(NativeTransport::new(options))
+    }
+
+    fn address(&self) -> Address {
+        Address::Ipc { path: self.0.path().join(unique()).to_str().unwrap().to_owned() }
     }
 }
 
@@ -240,6 +273,9 @@ macro_rules! all_worlds {
         conformance!(tcp_ipv6, Tcp("tcp://[::1]:0"), [$($claim),*]);
         conformance!(ipc, Ipc(tempfile::tempdir().unwrap()), [$($claim),*]);
         conformance!(inproc, Inproc, [$($claim),*]);
+        conformance!(native_tcp, NativeTcp("tcp://127.0.0.1:0"), [$($claim),*]);
+        conformance!(native_tcp_ipv6, NativeTcp("tcp://[::1]:0"), [$($claim),*]);
+        conformance!(native_ipc, NativeIpc(tempfile::tempdir().unwrap()), [$($claim),*]);
     };
 }
 

@@ -23,7 +23,8 @@
 //!    for the first, [`RoutingId::for_connection`] for the next ones. A listener that has not
 //!    noticed yet that a connection is gone would never read a second one of the same name.
 //! 8. After any other call, [`Transport::poll_event`] is called before the caller's task sleeps.
-//! 9. Dropping the transport closes everything at once and does not wait for peers.
+//! 9. An implementation may move bytes, accept and connect only while it is polled.
+//! 10. Dropping the transport closes everything at once and does not wait for peers.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -34,6 +35,7 @@ mod address;
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+pub mod native;
 pub mod zmq;
 
 pub use address::{Address, InvalidAddress};
@@ -243,6 +245,29 @@ impl Default for Options {
     fn default() -> Self {
         Self { queue_messages_max: 256, message_bytes_max: 8 * 1024 * 1024 + 4096 }
     }
+}
+
+/// The transports over real networks, to choose from. Their nodes understand each other.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Kind {
+    /// libzmq: in use everywhere, with an I/O thread of its own, and with `inproc` addresses.
+    #[default]
+    Libzmq,
+    /// [`native`]: reads and writes the sockets itself, without another thread. TCP and Unix
+    /// sockets only, and a node that is not polled for three seconds loses its connections.
+    Native,
 }
 
 /// What a transport counted since the start.

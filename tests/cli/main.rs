@@ -391,6 +391,7 @@ id = \"flag\" # --id
 cluster = \"env\" # ZMESH_CLUSTER
 bind = \"tcp://127.0.0.1:7700\" # default
 insecure = false # default
+transport = \"libzmq\" # default
 # advertise is not set
 peers = [] # default
 labels = { \"zone\" = \"1\" } # zmesh.toml:4

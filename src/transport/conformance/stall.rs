@@ -11,8 +11,8 @@ use super::*;
 /// How long nothing may happen while something is under way.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-struct Side {
-    transport: ZmqTransport,
+struct Side<T> {
+    transport: T,
     rng: fastrand::Rng,
     /// Answers for which there was no room.
     owed: Vec<(Route, Bytes)>,
@@ -20,7 +20,7 @@ struct Side {
     answered: u64,
 }
 
-impl Side {
+impl<T: Transport> Side<T> {
     /// Sends one burst and waits until all of it is answered.
     async fn round(&mut self, window: usize) {
         let mut left = self.rng.usize(1..=200);
@@ -79,14 +79,25 @@ impl Side {
 /// Bursts over TCP.
 async fn bursts(window: usize, rounds: u64) {
     let any = || parse("tcp://127.0.0.1:0");
-    bursts_between([any(), any()], window, rounds).await;
+    bursts_between(ZmqTransport::new, [any(), any()], window, rounds).await;
 }
 
-async fn bursts_between(addresses: [Address; 2], window: usize, rounds: u64) {
+/// The same without libzmq.
+async fn native_bursts(window: usize, rounds: u64) {
+    let any = || parse("tcp://127.0.0.1:0");
+    bursts_between(NativeTransport::new, [any(), any()], window, rounds).await;
+}
+
+async fn bursts_between<T: Transport + 'static>(
+    make: fn(Options) -> T,
+    addresses: [Address; 2],
+    window: usize,
+    rounds: u64,
+) {
     let factor = std::env::var("ZMESH_STALL_ROUNDS").ok().and_then(|text| text.parse().ok());
     let rounds = rounds * factor.unwrap_or(1_u64);
     let sides = [1, 2].map(|seed| Side {
-        transport: ZmqTransport::new(Options::default()),
+        transport: make(Options::default()),
         rng: fastrand::Rng::with_seed(seed + window as u64),
         owed: Vec::new(),
         outstanding: 0,
@@ -98,8 +109,19 @@ async fn bursts_between(addresses: [Address; 2], window: usize, rounds: u64) {
     for (side, address) in [(&mut one, &addresses[1]), (&mut other, &addresses[0])] {
         side.transport.dial(LINK, address, routing_id()).unwrap();
     }
-    for side in [&mut one, &mut other] {
-        until(&mut side.transport, Event::Ready { link: LINK }).await;
+    // Both are polled while either waits: a transport may need that to get on.
+    let mut ready = [false; 2];
+    while ready != [true; 2] {
+        let event = poll_fn(|cx| {
+            for (side, ready) in [&mut one, &mut other].into_iter().zip(&mut ready) {
+                if let Poll::Ready(event) = side.transport.poll_event(cx) {
+                    *ready |= event == Event::Ready { link: LINK };
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        });
+        tokio::time::timeout(DEADLINE, event).await.expect("both links become ready");
     }
     let done = Arc::new(AtomicU64::new(0));
     let one = tokio::spawn(one.run(rounds, window, Arc::clone(&done)));
@@ -139,7 +161,21 @@ async fn inproc_does_not_stall() {
     let mut window = 1;
     while window <= 128 {
         let names = [Address::Inproc { name: unique() }, Address::Inproc { name: unique() }];
-        bursts_between(names, window, 300).await;
+        bursts_between(ZmqTransport::new, names, window, 300).await;
         window *= 8;
     }
+}
+
+/// Sleeps, wake-ups and bursts on two threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn native_does_not_stall() {
+    for (window, rounds) in [(1, 80), (16, 400), (128, 1_000)] {
+        native_bursts(window, rounds).await;
+    }
+}
+
+/// Both sides in one thread.
+#[tokio::test]
+async fn native_on_a_current_thread_does_not_stall() {
+    native_bursts(16, 400).await;
 }

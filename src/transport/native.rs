@@ -1,0 +1,476 @@
+//! The transport that speaks ZMTP by itself: the wire of libzmq without its I/O thread.
+//!
+//! libzmq hands each message to a thread of its own and back, which costs two wake-ups a hop. Here
+//! whoever polls the transport reads and writes the sockets. Peers may use libzmq: a connection is
+//! that of a ROUTER or a DEALER.
+//!
+//! Why own code: of the crates that speak ZMTP, `zeromq` 0.7 has no limit of a message's size,
+//! `rzmq` 0.5 hands messages between tasks, has no send that fails at once and some hundred blocks
+//! of `unsafe`, and `celerity` 0.1 knows neither ROUTER nor DEALER, nor a limit.
+//!
+//! It has the NULL mechanism only: nothing is encrypted, and no peer proves who it is. It has TCP
+//! and Unix sockets; `inproc` addresses are refused.
+//!
+//! Bytes move only while the transport is polled, so a node that does not run has no heartbeat:
+//! unlike with libzmq, its peers lose the connection after three seconds.
+//!
+//! Shell: sockets, timers and the clock.
+//!
+//! Invariants: what may have something to do is in the queue, or its waker is registered; at most
+//! [`HALF_OPEN_MAX`] strangers are waited for, the oldest of which makes way for the next.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::Sleep;
+
+mod connection;
+mod link;
+mod socket;
+mod turns;
+mod wire;
+
+use connection::{Connection, Loss, Owner};
+use link::Link;
+use socket::{Acceptor, NO_INPROC, Stream};
+use turns::{Key, Woken};
+use wire::{Item, Role};
+
+use super::{
+    Address, BindError, Counters, DialError, Event, LinkId, Options, Route, RoutingId, SendError,
+    Transport,
+};
+
+/// Messages taken from one connection before the next one's turn.
+const BURST: u32 = 32;
+/// Things done without an event before the caller's task yields.
+const STEPS_MAX: u32 = 1_024;
+/// Time between two looks at the deadlines of all connections.
+const TICK: Duration = Duration::from_millis(500);
+/// Connections to the listener whose handshake is not done.
+const HALF_OPEN_MAX: usize = 256;
+/// Connections to the listener in all; more are closed at once.
+const ACCEPTED_MAX: usize = 16_384;
+/// A connection that stood for so long was a good one: the next failure is the first again.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// A [`Transport`] that needs no libzmq and understands it. See the [module](self).
+///
+/// All calls must be made within a tokio runtime that has I/O and time enabled; they panic
+/// elsewhere.
+pub struct NativeTransport {
+    options: Options,
+    listener: Option<Listener>,
+    links: BTreeMap<LinkId, Link>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    woken: Arc<Woken>,
+    /// What may have something to do, each once, in turns.
+    queue: VecDeque<Key>,
+    queued: BTreeSet<Key>,
+    burst_left: u32,
+    /// Connections with something to write.
+    unflushed: Vec<u64>,
+    tick: Option<Pin<Box<Sleep>>>,
+    tick_waker: Waker,
+    counters: Counters,
+}
+
+struct Listener {
+    acceptor: Acceptor,
+    address: Address,
+    waker: Waker,
+    routes: BTreeMap<RoutingId, u64>,
+    half_open: BTreeSet<u64>,
+}
+
+/// What came of looking at one key.
+enum Step {
+    Again,
+    Event(Event),
+    Idle,
+}
+
+impl NativeTransport {
+    /// A transport without sockets.
+    pub fn new(options: Options) -> Self {
+        let woken = Arc::new(Woken::default());
+        Self {
+            options,
+            listener: None,
+            links: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            tick_waker: woken.waker(Key::Tick),
+            woken,
+            queue: VecDeque::new(),
+            queued: BTreeSet::new(),
+            burst_left: BURST,
+            unflushed: Vec::new(),
+            tick: None,
+            counters: Counters::default(),
+        }
+    }
+
+    fn schedule(&mut self, key: Key) {
+        if self.queued.insert(key) {
+            self.queue.push_back(key);
+        }
+    }
+
+    fn collect_woken(&mut self) {
+        let Self { woken, queue, queued, .. } = self;
+        woken.collect(|key| {
+            if queued.insert(key) {
+                queue.push_back(key);
+            }
+        });
+    }
+
+    fn service(&mut self, key: Key) -> Step {
+        match key {
+            Key::Accept => self.accept(),
+            Key::Connection(id) => self.receive(id),
+            Key::Dial(link) => self.dialed(link),
+            Key::Tick => self.look_at_deadlines(),
+        }
+    }
+
+    fn accept(&mut self) -> Step {
+        let Some(listener) = &self.listener else { return Step::Idle };
+        let accepted = listener.acceptor.poll_accept(&mut Context::from_waker(&listener.waker));
+        match accepted {
+            Poll::Pending => return Step::Idle,
+            Poll::Ready(Ok(stream)) => {
+                self.counters.accepted += 1;
+                if listener.routes.len() + listener.half_open.len() < ACCEPTED_MAX {
+                    self.open(stream, Owner::Listener, Role::Listener);
+                } else {
+                    self.counters.handshakes_failed += 1;
+                }
+            }
+            // A want of descriptors lasts: the next look is the tick's, not a loop.
+            Poll::Ready(Err(error)) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                self.start_ticking();
+                return Step::Idle;
+            }
+        }
+        Step::Again
+    }
+
+    fn open(&mut self, stream: Stream, owner: Owner, role: Role) {
+        let id = self.next_connection;
+        self.next_connection += 1;
+        let waker = self.woken.waker(Key::Connection(id));
+        let connection = Connection::new(stream, owner, role, &self.options, waker, now());
+        self.connections.insert(id, connection);
+        self.mark_unflushed(id);
+        self.schedule(Key::Connection(id));
+        self.start_ticking();
+        match (owner, &mut self.listener) {
+            (Owner::Listener, Some(listener)) => {
+                listener.half_open.insert(id);
+                if listener.half_open.len() > HALF_OPEN_MAX
+                    && let Some(oldest) = listener.half_open.first().copied()
+                {
+                    // It is a stranger's, so there is nothing to report.
+                    let _ = self.lose(oldest, &Loss::Silence);
+                }
+            }
+            (Owner::Listener, None) => {}
+            (Owner::Link(link), _) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.connection = Some(id);
+                }
+            }
+        }
+    }
+
+    fn dialed(&mut self, id: LinkId) -> Step {
+        let Some((stream, name)) = self.links.get_mut(&id).and_then(Link::poll) else {
+            return Step::Idle;
+        };
+        self.open(stream, Owner::Link(id), Role::Dialer(name));
+        Step::Again
+    }
+
+    fn receive(&mut self, id: u64) -> Step {
+        let Some(connection) = self.connections.get_mut(&id) else { return Step::Idle };
+        let owner = connection.owner;
+        if connection.is_writable_again(&self.options)
+            && let Some(route) = route(connection)
+        {
+            connection.full = false;
+            return Step::Event(Event::Writable { route });
+        }
+        match connection.receive(now()) {
+            Err(loss) => self.lose(id, &loss),
+            Ok(None) => {
+                // The waker is one for both directions: it may have been woken by room to write.
+                self.mark_unflushed(id);
+                Step::Idle
+            }
+            Ok(Some(Item::Message(message))) => {
+                let Some(route) = route(connection) else { return Step::Again };
+                self.counters.received += 1;
+                Step::Event(Event::Message { route, message })
+            }
+            Ok(Some(Item::Malformed)) => {
+                self.counters.dropped_malformed += 1;
+                Step::Again
+            }
+            Ok(Some(Item::Ping(context))) => {
+                connection.pong(&context);
+                self.mark_unflushed(id);
+                Step::Again
+            }
+            Ok(Some(Item::Other)) => Step::Again,
+            Ok(Some(Item::Established(peer))) => self.establish(id, owner, peer),
+        }
+    }
+
+    fn establish(&mut self, id: u64, owner: Owner, peer: Option<RoutingId>) -> Step {
+        let Some(connection) = self.connections.get_mut(&id) else { return Step::Idle };
+        if let (Owner::Listener, Some(listener), Some(peer)) = (owner, &mut self.listener, peer) {
+            if listener.routes.contains_key(&peer) {
+                return self.lose(id, &Loss::Taken);
+            }
+            listener.routes.insert(peer, id);
+            listener.half_open.remove(&id);
+            connection.peer = Some(peer);
+        }
+        connection.established = true;
+        connection.since = now();
+        match owner {
+            Owner::Link(link) => Step::Event(Event::Ready { link }),
+            Owner::Listener => Step::Again,
+        }
+    }
+
+    /// Forgets a connection that is gone.
+    fn lose(&mut self, id: u64, loss: &Loss) -> Step {
+        let Some(connection) = self.connections.remove(&id) else { return Step::Idle };
+        tracing::debug!(owner = ?connection.owner, %loss, "connection lost");
+        let established = connection.established;
+        match (connection.owner, &mut self.listener) {
+            (Owner::Listener, Some(listener)) => {
+                listener.half_open.remove(&id);
+                if let Some(peer) = connection.peer {
+                    listener.routes.remove(&peer);
+                }
+                self.counters.handshakes_failed += u64::from(!established);
+            }
+            (Owner::Listener, None) => {}
+            (Owner::Link(link), _) => {
+                if let Some(known) = self.links.get_mut(&link) {
+                    let stood = now().duration_since(connection.since);
+                    known.lost(established && stood >= STABLE);
+                    self.schedule(Key::Dial(link));
+                    if established {
+                        return Step::Event(Event::NotReady { link });
+                    }
+                }
+            }
+        }
+        Step::Again
+    }
+
+    fn start_ticking(&mut self) {
+        if self.tick.is_none() {
+            self.tick = Some(Box::pin(tokio::time::sleep(TICK)));
+            self.schedule(Key::Tick);
+        }
+    }
+
+    fn look_at_deadlines(&mut self) -> Step {
+        let Some(tick) = &mut self.tick else { return Step::Idle };
+        if tick.as_mut().poll(&mut Context::from_waker(&self.tick_waker)).is_pending() {
+            return Step::Idle;
+        }
+        self.tick = None;
+        let now = now();
+        let mut lost = Vec::new();
+        for (id, connection) in &mut self.connections {
+            if connection.tick(now).is_err() {
+                lost.push(*id);
+            }
+        }
+        let all: Vec<u64> = self.connections.keys().copied().collect();
+        for id in all {
+            self.mark_unflushed(id);
+            self.schedule(Key::Connection(id));
+        }
+        self.schedule(Key::Accept);
+        if !self.connections.is_empty() {
+            self.start_ticking();
+        }
+        for id in lost {
+            // The connection itself reports its end at its next turn.
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.end();
+            }
+        }
+        Step::Again
+    }
+
+    fn mark_unflushed(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !std::mem::replace(&mut connection.unflushed, true)
+        {
+            self.unflushed.push(id);
+        }
+    }
+
+    /// Writes what was sent since the last time: one call for all of it.
+    fn flush(&mut self) {
+        while let Some(id) = self.unflushed.pop() {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            connection.unflushed = false;
+            connection.flush();
+            if connection.needs_turn(&self.options) {
+                self.schedule(Key::Connection(id));
+            }
+        }
+    }
+
+    /// Takes the first key out of the queue.
+    fn finish(&mut self, key: Key) {
+        self.queue.pop_front();
+        self.queued.remove(&key);
+        self.burst_left = BURST;
+    }
+
+    /// Gives the next key its turn after a burst.
+    fn rotate(&mut self) {
+        self.burst_left -= 1;
+        if self.burst_left == 0 {
+            self.burst_left = BURST;
+            self.queue.rotate_left(1);
+            self.collect_woken();
+        }
+    }
+
+    fn connection_of(&mut self, route: Route) -> Option<u64> {
+        match route {
+            Route::Downstream(peer) => self.listener.as_ref()?.routes.get(&peer).copied(),
+            Route::Upstream(link) => self.links.get(&link)?.connection,
+        }
+    }
+}
+
+fn route(connection: &Connection) -> Option<Route> {
+    match connection.owner {
+        Owner::Link(link) => Some(Route::Upstream(link)),
+        Owner::Listener => connection.peer.map(Route::Downstream),
+    }
+}
+
+impl Transport for NativeTransport {
+    fn bind(&mut self, address: &Address) -> Result<Address, BindError> {
+        if let Some(listener) = &self.listener {
+            return Err(BindError::AlreadyBound(listener.address.clone()));
+        }
+        let (acceptor, bound) = Acceptor::bind(address)
+            .map_err(|reason| BindError::Refused { address: address.clone(), reason })?;
+        self.listener = Some(Listener {
+            acceptor,
+            address: bound.clone(),
+            waker: self.woken.waker(Key::Accept),
+            routes: BTreeMap::new(),
+            half_open: BTreeSet::new(),
+        });
+        self.schedule(Key::Accept);
+        Ok(bound)
+    }
+
+    fn unbind(&mut self) {
+        self.listener = None;
+        self.connections.retain(|_, connection| connection.owner != Owner::Listener);
+    }
+
+    fn dial(
+        &mut self,
+        link: LinkId,
+        address: &Address,
+        routing_id: RoutingId,
+    ) -> Result<(), DialError> {
+        let refused = |reason: &str| {
+            Err(DialError::Refused { address: address.clone(), reason: reason.to_owned() })
+        };
+        if matches!(address, Address::Inproc { .. }) {
+            return refused(NO_INPROC);
+        }
+        if !address.is_dialable() {
+            return refused("a wildcard is for binding only");
+        }
+        if self.links.contains_key(&link) {
+            return refused("the link exists");
+        }
+        let waker = self.woken.waker(Key::Dial(link));
+        self.links.insert(link, Link::new(address, routing_id, waker));
+        self.schedule(Key::Dial(link));
+        Ok(())
+    }
+
+    fn hang_up(&mut self, link: LinkId) {
+        let connection = self.links.remove(&link).and_then(|link| link.connection);
+        connection.and_then(|id| self.connections.remove(&id));
+    }
+
+    fn send(&mut self, route: Route, message: &Bytes) -> Result<(), SendError> {
+        let (bytes, max) = (message.len(), self.options.message_bytes_max);
+        if bytes > max {
+            return Err(SendError::TooLarge { bytes, max });
+        }
+        let id = self.connection_of(route).ok_or(SendError::NotConnected)?;
+        let connection = self.connections.get_mut(&id).ok_or(SendError::NotConnected)?;
+        connection.send(message, &self.options)?;
+        self.counters.sent += 1;
+        self.mark_unflushed(id);
+        Ok(())
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for _ in 0..STEPS_MAX {
+            self.flush();
+            if self.queue.is_empty() {
+                self.collect_woken();
+            }
+            let Some(&key) = self.queue.front() else {
+                if self.woken.park(cx.waker()) {
+                    return Poll::Pending;
+                }
+                continue;
+            };
+            match self.service(key) {
+                Step::Again => self.rotate(),
+                Step::Event(event) => {
+                    self.rotate();
+                    return Poll::Ready(event);
+                }
+                Step::Idle => self.finish(key),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+/// The clock, for deadlines that no test needs to steer.
+#[expect(clippy::disallowed_methods, reason = "a shell: real peers, real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests;
