@@ -4,9 +4,10 @@
 //! whoever polls the transport reads and writes the sockets. Peers may use libzmq: a connection is
 //! that of a ROUTER or a DEALER.
 //!
-//! Why own code: of the crates that speak ZMTP, `zeromq` 0.7 has no limit of a message's size,
-//! `rzmq` 0.5 hands messages between tasks, has no send that fails at once and some hundred blocks
-//! of `unsafe`, and `celerity` 0.1 knows neither ROUTER nor DEALER, nor a limit.
+//! Why own code: a route here needs a send that fails at once, limits of a message before anything
+//! is allocated for it, and an event for each connection that is lost. As far as their sources were
+//! read, `zeromq` 0.7 has no setting for a message's size, the sends of `rzmq` 0.5 are async calls
+//! to tasks of its own, and `celerity` 0.1 knows neither ROUTER nor DEALER.
 //!
 //! It has the NULL mechanism only: nothing is encrypted, and no peer proves who it is. It has TCP
 //! and Unix sockets; `inproc` addresses are refused.
