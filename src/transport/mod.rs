@@ -262,11 +262,11 @@ impl Default for Options {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Kind {
-    /// libzmq: in use everywhere, with an I/O thread of its own, and with `inproc` addresses.
+    /// The library of that name: in use everywhere; has an I/O thread and `inproc` addresses.
     #[default]
     Libzmq,
-    /// [`native`]: reads and writes the sockets itself, without another thread. TCP and Unix
-    /// sockets only, and a node that is not polled for three seconds loses its connections.
+    /// Reads and writes the sockets itself, without another thread. TCP and Unix sockets only, and
+    /// a node that is not polled for three seconds loses its connections.
     Native,
 }
 
