@@ -18,7 +18,7 @@
 //! Shell: sockets, timers and the clock.
 //!
 //! Invariants: what may have something to do is in the queue, or its waker is registered; at most
-//! [`HALF_OPEN_MAX`] strangers are waited for, the oldest of which makes way for the next.
+//! `HALF_OPEN_MAX` strangers are waited for, the oldest of which makes way for the next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
