@@ -53,6 +53,7 @@ const SHELLS: &[&str] = &[
     "src/log/groups/member",
     "src/testing",
     "src/timer.rs",
+    "src/transport/listening.rs",
     "src/transport/memory",
     "src/transport/native.rs",
     "src/transport/native/connection.rs",

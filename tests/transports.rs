@@ -73,3 +73,35 @@ async fn a_lost_server_is_noticed_at_once() {
         }
     }
 }
+
+/// What was sent before a node stops still arrives, and then that it has stopped: nothing may be
+/// left in the buffers of a transport that is dropped.
+#[tokio::test]
+async fn what_a_stopping_node_sent_arrives_before_its_goodbye() {
+    const TICKS: u64 = 1_000;
+    for server in KINDS {
+        for client in KINDS {
+            let (server, client) = pair(server, client).await;
+            let (sender, mut ticks) = tokio::sync::mpsc::unbounded_channel();
+            let count = move |_from: Peer, number: u64| {
+                // After the test nobody takes them any more.
+                let _ = sender.send(number);
+                async {}
+            };
+            server.on_tick("count", count).unwrap();
+            let mut events = server.events();
+            (0..TICKS).for_each(|number| client.tick("server", "count", &number).unwrap());
+            client.stop().await;
+            let left = tokio::time::timeout(DEADLINE, async {
+                loop {
+                    if let Ok(Some(Event::PeerLeft { reason, .. })) = events.next().await {
+                        return reason;
+                    }
+                }
+            });
+            assert_eq!(left.await.expect("it leaves"), LeaveReason::Goodbye);
+            let arrived: Vec<u64> = std::iter::from_fn(|| ticks.try_recv().ok()).collect();
+            assert_eq!(arrived, Vec::from_iter(0..TICKS));
+        }
+    }
+}

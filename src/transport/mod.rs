@@ -34,8 +34,10 @@ use bytes::Bytes;
 mod address;
 #[cfg(test)]
 mod conformance;
+mod listening;
 pub mod memory;
 pub mod native;
+mod woken;
 pub mod zmq;
 
 pub use address::{Address, InvalidAddress};

@@ -33,15 +33,14 @@ use tokio::time::Sleep;
 mod connection;
 mod link;
 mod socket;
-mod turns;
 mod wire;
 
 use connection::{Connection, Loss, Owner};
 use link::Link;
 use socket::{Acceptor, NO_INPROC, Stream};
-use turns::{Key, Woken};
 use wire::{Item, Role};
 
+use super::woken::Woken;
 use super::{
     Address, BindError, Counters, DialError, Event, LinkId, Options, Route, RoutingId, SendError,
     Transport,
@@ -70,7 +69,9 @@ pub struct NativeTransport {
     links: BTreeMap<LinkId, Link>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    woken: Arc<Woken>,
+    woken: Arc<Woken<Key>>,
+    /// Reused for the keys that were woken.
+    collected: Vec<Key>,
     /// What may have something to do, each once, in turns.
     queue: VecDeque<Key>,
     queued: BTreeSet<Key>,
@@ -90,6 +91,19 @@ struct Listener {
     half_open: BTreeSet<u64>,
 }
 
+/// What can have something to do.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Key {
+    /// The listening socket.
+    Accept,
+    /// A connection, either way.
+    Connection(u64),
+    /// A link that is being dialed.
+    Dial(LinkId),
+    /// The look at everybody's deadlines.
+    Tick,
+}
+
 /// What came of looking at one key.
 enum Step {
     Again,
@@ -100,15 +114,16 @@ enum Step {
 impl NativeTransport {
     /// A transport without sockets.
     pub fn new(options: Options) -> Self {
-        let woken = Arc::new(Woken::default());
+        let woken = Woken::new();
         Self {
             options,
             listener: None,
             links: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_connection: 0,
-            tick_waker: woken.waker(Key::Tick),
+            tick_waker: woken.waker(Key::Tick).into(),
             woken,
+            collected: Vec::new(),
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
             burst_left: BURST,
@@ -125,12 +140,10 @@ impl NativeTransport {
     }
 
     fn collect_woken(&mut self) {
-        let Self { woken, queue, queued, .. } = self;
-        woken.collect(|key| {
-            if queued.insert(key) {
-                queue.push_back(key);
-            }
-        });
+        let mut collected = std::mem::take(&mut self.collected);
+        self.woken.collect(&mut collected);
+        collected.drain(..).for_each(|key| self.schedule(key));
+        self.collected = collected;
     }
 
     fn service(&mut self, key: Key) -> Step {
@@ -168,7 +181,7 @@ impl NativeTransport {
     fn open(&mut self, stream: Stream, owner: Owner, role: Role) {
         let id = self.next_connection;
         self.next_connection += 1;
-        let waker = self.woken.waker(Key::Connection(id));
+        let waker = self.woken.waker(Key::Connection(id)).into();
         let connection = Connection::new(stream, owner, role, &self.options, waker, now());
         self.connections.insert(id, connection);
         self.mark_unflushed(id);
@@ -382,7 +395,7 @@ impl Transport for NativeTransport {
         self.listener = Some(Listener {
             acceptor,
             address: bound.clone(),
-            waker: self.woken.waker(Key::Accept),
+            waker: self.woken.waker(Key::Accept).into(),
             routes: BTreeMap::new(),
             half_open: BTreeSet::new(),
         });
@@ -413,7 +426,7 @@ impl Transport for NativeTransport {
         if self.links.contains_key(&link) {
             return refused("the link exists");
         }
-        let waker = self.woken.waker(Key::Dial(link));
+        let waker = self.woken.waker(Key::Dial(link)).into();
         self.links.insert(link, Link::new(address, routing_id, waker));
         self.schedule(Key::Dial(link));
         Ok(())

@@ -35,11 +35,12 @@ mod receive;
 use contexts::Contexts;
 use link::Link;
 use listener::Listener;
-use readiness::{Key, KeyWaker, ReadyList};
+use readiness::Key;
 use receive::Receiver;
 
 pub use limits::check_descriptors;
 
+use super::woken::Woken;
 use super::{
     Address, BindError, Counters, DialError, Event, LinkId, Options, Route, RoutingId, SendError,
     Transport,
@@ -67,7 +68,7 @@ pub struct ZmqTransport {
     receiver: Receiver,
     contexts: Contexts,
     options: Options,
-    ready: Arc<ReadyList>,
+    ready: Arc<Woken<Key>>,
     /// What may have something to do, each once, in turns.
     queue: VecDeque<Key>,
     /// Reused for what the ready list has.
@@ -90,11 +91,11 @@ enum Step {
 impl ZmqTransport {
     /// A transport without sockets.
     pub fn new(options: Options) -> Self {
-        let ready = Arc::new(ReadyList::default());
+        let ready = Woken::new();
         Self {
             links: BTreeMap::new(),
             listener: None,
-            retry: Retry::new(Waker::from(KeyWaker::new(Key::Retry, &ready))),
+            retry: Retry::new(Waker::from(ready.waker(Key::Retry))),
             receiver: Receiver::new(options.message_bytes_max),
             contexts: Contexts::default(),
             options,
@@ -188,7 +189,7 @@ impl Transport for ZmqTransport {
         if let Some(listener) = &self.listener {
             return Err(BindError::AlreadyBound(listener.address().clone()));
         }
-        let waker = Waker::from(KeyWaker::new(Key::Listener, &self.ready));
+        let waker = Waker::from(self.ready.waker(Key::Listener));
         let listener = Listener::bind(address, &mut self.contexts, &self.options, waker)
             .map_err(|reason| BindError::Refused { address: address.clone(), reason })?;
         let bound = listener.address().clone();
@@ -216,7 +217,7 @@ impl Transport for ZmqTransport {
         if self.links.contains_key(&link) {
             return Err(refused("the link exists".into()));
         }
-        let waker = KeyWaker::new(Key::Link(link), &self.ready);
+        let waker = self.ready.waker(Key::Link(link));
         let mut new = Link::new(link, address, routing_id, waker);
         new.start(&mut self.contexts, &self.options).map_err(refused)?;
         self.links.insert(link, new);

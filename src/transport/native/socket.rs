@@ -1,11 +1,8 @@
 //! The sockets of the operating system: TCP and Unix, listening and connected.
 //!
-//! Shell. Invariant: the file of a Unix socket goes with the socket, and a file that somebody
-//! else uses is never removed.
+//! Shell. Invariant: the file of a Unix socket goes with the socket.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
@@ -13,8 +10,9 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::unconstrained;
 
-use crate::transport::Address;
+use crate::transport::{Address, listening};
 
 /// Why `inproc` is refused.
 pub(super) const NO_INPROC: &str =
@@ -45,15 +43,16 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
-    /// Reads what there is, once; 0 bytes mean the end.
+    /// Reads what there is, once; 0 bytes mean the end. Who drives the transport yields by itself:
+    /// the runtime's budget would only make a socket look empty that is not.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         input: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => pin!(stream.read_buf(input)).poll(cx),
-            Self::Unix(stream) => pin!(stream.read_buf(input)).poll(cx),
+            Self::Tcp(stream) => pin!(unconstrained(stream.read_buf(input))).poll(cx),
+            Self::Unix(stream) => pin!(unconstrained(stream.read_buf(input))).poll(cx),
         }
     }
 
@@ -64,8 +63,8 @@ impl Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => pin!(stream.write_vectored(slices)).poll(cx),
-            Self::Unix(stream) => pin!(stream.write_vectored(slices)).poll(cx),
+            Self::Tcp(stream) => pin!(unconstrained(stream.write_vectored(slices))).poll(cx),
+            Self::Unix(stream) => pin!(unconstrained(stream.write_vectored(slices))).poll(cx),
         }
     }
 }
@@ -84,12 +83,22 @@ impl Acceptor {
             Address::Inproc { .. } => Err(NO_INPROC.to_owned()),
             Address::Ipc { path } => {
                 let path = Path::new(path);
-                make_way(path)?;
-                let listener = UnixListener::bind(path).map_err(|error| error.to_string())?;
+                let listener = listening::unix(path)?;
+                let listen = || {
+                    listener.set_nonblocking(true)?;
+                    UnixListener::from_std(listener)
+                };
+                let listener = listen().map_err(|error| error.to_string())?;
                 Ok((Self::Unix(listener, path.to_owned()), address.clone()))
             }
             Address::Tcp { host, port } => {
-                let (listener, port) = bind_tcp(host, *port)?;
+                let listener = listening::tcp(listening::ip(host)?, *port)?;
+                let listen = || {
+                    listener.set_nonblocking(true)?;
+                    let port = listener.local_addr()?.port();
+                    Ok((TcpListener::from_std(listener)?, port))
+                };
+                let (listener, port) = listen().map_err(|error: io::Error| error.to_string())?;
                 Ok((Self::Tcp(listener), Address::Tcp { host: host.clone(), port }))
             }
         }
@@ -117,44 +126,5 @@ impl Drop for Acceptor {
         {
             tracing::debug!(path = %path.display(), %error, "the file of the socket stays");
         }
-    }
-}
-
-fn bind_tcp(host: &str, port: u16) -> Result<(TcpListener, u16), String> {
-    let bind = |ip: IpAddr| std::net::TcpListener::bind(SocketAddr::new(ip, port));
-    let bound = match host {
-        "localhost" => bind([127, 0, 0, 1].into()),
-        // With IPv6 on, this takes IPv4 connections as well.
-        "*" if std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() => {
-            bind(Ipv6Addr::UNSPECIFIED.into())
-        }
-        "*" => bind([0, 0, 0, 0].into()),
-        host => {
-            bind(host.parse().map_err(|_| "only a numeric address, localhost or * can be bound")?)
-        }
-    };
-    let listen = || {
-        let listener = bound?;
-        listener.set_nonblocking(true)?;
-        let port = listener.local_addr()?.port();
-        Ok((TcpListener::from_std(listener)?, port))
-    };
-    listen().map_err(|error: io::Error| error.to_string())
-}
-
-/// Removes a socket that a killed process left behind, and nothing else.
-fn make_way(path: &Path) -> Result<(), String> {
-    match std::fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => {
-            Err("there is a file that is no socket".to_owned())
-        }
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error.to_string()),
-            Ok(_) => Err("address in use: somebody listens there".to_owned()),
-        },
-        Err(_) => Ok(()),
     }
 }

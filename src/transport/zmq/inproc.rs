@@ -13,7 +13,8 @@ use std::task::Wake;
 
 use parking_lot::Mutex;
 
-use super::readiness::KeyWaker;
+use super::readiness::Key;
+use crate::transport::woken::KeyWaker;
 
 /// Shared by all transports of the process, as inproc addresses are per context. Never ended.
 static CONTEXT: LazyLock<::zmq::Context> = LazyLock::new(::zmq::Context::new);
@@ -30,7 +31,7 @@ struct Names {
 struct Name {
     /// The number of the binding, 0 when there is none.
     binding: Arc<AtomicU64>,
-    watchers: Vec<Weak<KeyWaker>>,
+    watchers: Vec<Weak<KeyWaker<Key>>>,
 }
 
 impl Name {
@@ -77,7 +78,7 @@ pub(super) struct Watch {
     binding: Arc<AtomicU64>,
     /// The binding that the link is connected to.
     connected: u64,
-    waker: Weak<KeyWaker>,
+    waker: Weak<KeyWaker<Key>>,
 }
 
 impl Drop for Watch {
@@ -93,7 +94,7 @@ impl Drop for Watch {
 
 impl Watch {
     /// Watches `name`; `waker` is woken when it is bound or unbound.
-    pub(super) fn new(name: &str, waker: &Arc<KeyWaker>) -> Self {
+    pub(super) fn new(name: &str, waker: &Arc<KeyWaker<Key>>) -> Self {
         let mut names = NAMES.lock();
         let entry = names.by_name.entry(name.to_owned()).or_default();
         let waker = Arc::downgrade(waker);

@@ -30,9 +30,10 @@ use tokio::time::Sleep;
 use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event, silence};
 use super::inproc;
 use super::options::{RECONNECT_MAX_MS, RECONNECT_MS, Role, configure};
-use super::readiness::{KeyWaker, Watched, again_if_interrupted};
+use super::readiness::{Key, Watched, again_if_interrupted};
 use super::receive::{Received, Receiver};
 use super::{Step, now};
+use crate::transport::woken::KeyWaker;
 use crate::transport::{Address, Event, LinkId, Options, Route, RoutingId, SendError};
 
 /// How long a look at the monitor stays good. libzmq waits [`RECONNECT_MS`] at least before it
@@ -105,7 +106,7 @@ impl Link {
         id: LinkId,
         address: &Address,
         routing_id: RoutingId,
-        waker: Arc<KeyWaker>,
+        waker: Arc<KeyWaker<Key>>,
     ) -> Self {
         let target = match address {
             Address::Inproc { name } => Target::Inproc(inproc::Watch::new(name, &waker)),

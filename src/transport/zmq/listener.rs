@@ -1,8 +1,6 @@
 //! The listener: a ROUTER and its monitor.
 
-use std::net::{IpAddr, Ipv6Addr, TcpListener};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -12,7 +10,7 @@ use super::options::{Role, configure};
 use super::readiness::{Watched, again_if_interrupted};
 use super::receive::{Received, Receiver};
 use super::{Step, inproc};
-use crate::transport::{Address, Event, Options, Route, RoutingId, SendError};
+use crate::transport::{Address, Event, Options, Route, RoutingId, SendError, listening};
 
 /// A bound ROUTER.
 pub(super) struct Listener {
@@ -149,37 +147,16 @@ impl Drop for Listener {
 /// The system is asked first because the crate panics on an error number that it does not know,
 /// and because libzmq would remove whatever file is in the way of an ipc socket.
 fn endpoint(address: &Address) -> Result<String, String> {
-    let text = |error: std::io::Error| error.to_string();
     match address {
         Address::Inproc { .. } => Ok(address.to_string()),
         Address::Ipc { path } => {
-            match std::fs::symlink_metadata(path) {
-                Ok(file) if !file.file_type().is_socket() => {
-                    return Err("there is a file that is no socket".into());
-                }
-                // Only one that a killed process left behind may be taken over.
-                Ok(_) if UnixStream::connect(path).is_ok() => {
-                    return Err("address in use: somebody listens there".into());
-                }
-                Ok(_) => std::fs::remove_file(path).map_err(text)?,
-                Err(_) => {}
-            }
-            drop(UnixListener::bind(path).map_err(text)?);
+            drop(listening::unix(Path::new(path))?);
             Ok(address.to_string())
         }
         Address::Tcp { host, port } => {
-            let host = match host.as_str() {
-                "localhost" => "127.0.0.1",
-                // With IPv6 on, this takes IPv4 connections as well.
-                "*" if TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() => "::",
-                "*" => "0.0.0.0",
-                host => host,
-            };
-            let ip: IpAddr = host
-                .parse()
-                .map_err(|_| "only a numeric address, localhost or * can be bound".to_owned())?;
-            drop(TcpListener::bind((ip, *port)).map_err(text)?);
-            Ok(Address::Tcp { host: host.to_owned(), port: *port }.to_string())
+            let ip = listening::ip(host)?;
+            drop(listening::tcp(ip, *port)?);
+            Ok(Address::Tcp { host: ip.to_string(), port: *port }.to_string())
         }
     }
 }

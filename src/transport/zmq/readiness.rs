@@ -1,19 +1,11 @@
-//! Who has to be looked at: wakers that write down whom they woke.
-//!
-//! Asking every socket costs a system call per socket and turn; with this list a turn costs as
-//! much as there are sockets with something to do. Each link and the listener has one
-//! [`KeyWaker`], given to tokio in place of the caller's waker. It puts itself on the list and
-//! wakes the caller.
+//! What a socket's readiness is about, and when it has to be looked at again.
 //!
 //! A socket's descriptor is edge-triggered and any call on the socket may eat the edge, so the
 //! order in [`Watched::arm`] and its callers is the point of this file: clear and register first,
 //! then receive until nothing is there. An edge that comes in between wakes once too often.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -28,78 +20,6 @@ pub(super) enum Key {
     Listener,
     /// The timer after which full downstream routes are tried again.
     Retry,
-}
-
-/// The wakers that were woken and not looked at since.
-#[derive(Debug, Default)]
-pub(super) struct ReadyList {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    woken: Vec<Arc<KeyWaker>>,
-    caller: Option<Waker>,
-}
-
-impl ReadyList {
-    /// Moves the keys that were woken into `keys`.
-    pub(super) fn collect(&self, keys: &mut Vec<Key>) {
-        for waker in self.inner.lock().woken.drain(..) {
-            // Before the key is looked at, so that a wake-up from now on is written down again.
-            waker.queued.store(false, Ordering::Release);
-            keys.push(waker.key);
-        }
-    }
-
-    /// Whether the caller may sleep: nothing is on the list, and `caller` is woken when that
-    /// changes.
-    pub(super) fn park(&self, caller: &Waker) -> bool {
-        let mut inner = self.inner.lock();
-        if !inner.woken.is_empty() {
-            return false;
-        }
-        match &mut inner.caller {
-            Some(known) => known.clone_from(caller),
-            none => *none = Some(caller.clone()),
-        }
-        true
-    }
-}
-
-/// Writes its key down when it is woken, once until it was looked at.
-#[derive(Debug)]
-pub(super) struct KeyWaker {
-    key: Key,
-    queued: AtomicBool,
-    list: Arc<ReadyList>,
-}
-
-impl KeyWaker {
-    /// The waker of `key`.
-    pub(super) fn new(key: Key, list: &Arc<ReadyList>) -> Arc<Self> {
-        Arc::new(Self { key, queued: AtomicBool::new(false), list: Arc::clone(list) })
-    }
-}
-
-impl Wake for KeyWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if self.queued.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let caller = {
-            let mut inner = self.list.inner.lock();
-            inner.woken.push(Arc::clone(self));
-            inner.caller.take()
-        };
-        if let Some(caller) = caller {
-            caller.wake();
-        }
-    }
 }
 
 /// A socket whose descriptor the runtime watches.
