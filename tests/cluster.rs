@@ -110,8 +110,18 @@ fn kv(client: &Node) -> Kv {
 /// nothing that was acknowledged is lost; it comes back from its disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_leader_and_killed_follower_lose_no_acknowledged_write() {
+    survive_deaths(&[]).await;
+}
+
+/// The same without libzmq between the processes; the client has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn native_processes_lose_no_acknowledged_write_either() {
+    survive_deaths(&["--transport", "native"]).await;
+}
+
+async fn survive_deaths(arguments: &[&str]) {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let mut cluster = Processes::start(3).await;
+    let mut cluster = Processes::start_with(3, arguments).await;
     let client = cluster.client("client", 0).await;
     let leader = cluster.leader(&client, None).await;
     let mut load = Load::start(&kv(&client));
