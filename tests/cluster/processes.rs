@@ -157,9 +157,14 @@ impl Processes {
 
     /// Sends a signal to a process.
     pub(crate) fn signal(&self, number: usize, signal: Signal) {
-        let child = self.nodes[number].child.as_ref().expect("the process runs");
-        let pid = i32::try_from(child.id().expect("it was not waited for")).unwrap();
+        let pid = i32::try_from(self.pid(number)).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// The number that the system knows a process by.
+    pub(crate) fn pid(&self, number: usize) -> u32 {
+        let child = self.nodes[number].child.as_ref().expect("the process runs");
+        child.id().expect("it was not waited for")
     }
 
     /// A node in this process that knows one address and finds the rest by itself.
