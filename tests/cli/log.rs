@@ -35,6 +35,29 @@ fn ended(child: Child) -> Run {
     Run { exit, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// A script that asks for less than the quorum must not take the answer for more, and one that asks
+/// for more than there is must hear it.
+#[test]
+fn append_says_the_level_that_it_has_reached() {
+    let served = serve();
+    let run = |args: &[&str]| served.run(&[&["log", "append"], args].concat());
+    assert_eq!(run(&["jobs", "a", "--acks", "all:1"]), done("OK offset 0\n"));
+    let leader = served.json(&["log", "append", "jobs", "b", "c", "--acks", "leader"]);
+    assert_eq!(leader["level"], "quorum", "one member that syncs is its own quorum");
+    assert!(leader["index"].as_u64() > Some(1) && leader["last"] == 2, "{leader}");
+    assert_eq!(run(&["jobs", "d", "--acks", "none"]), done("OK none, not known to be appended\n"));
+    let short = served.run_within("3s", &["log", "append", "jobs", "e", "--acks", "all:2"]);
+    assert_eq!(short.exit, 3);
+    assert!(short.stderr.starts_with("error: INSUFFICIENT_ISR: "), "{}", short.stderr);
+    assert_eq!(run(&["jobs", "f", "--acks", "all", "--expected", "4"]).exit, 2);
+    // What nobody waited for may come later than this one.
+    assert_eq!(run(&["jobs", "f"]).exit, 0);
+    let found = served.run(&["log", "read", "jobs"]).stdout;
+    let mut found: Vec<&str> = found.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, ["a", "b", "c", "d", "f"]);
+}
+
 /// What a person does first, and what a script relies on: a record is a line.
 #[test]
 fn records_are_appended_read_and_trimmed() {

@@ -4,7 +4,8 @@ use std::io::{self, BufRead};
 
 use serde_json::json;
 use tokio::sync::mpsc;
-use zmesh::log::{Appended, Error, RECORD_BYTES_MAX, Record, Topic};
+use zmesh::log::{Accepted, Error, RECORD_BYTES_MAX, Record, Topic};
+use zmesh::replica::Acks;
 
 use super::super::failure::{Exit, Failure};
 use super::super::{Connect, Context, interrupted};
@@ -31,6 +32,11 @@ pub(in crate::cli) struct Args {
     /// Do not create the topic.
     #[arg(long)]
     existing: bool,
+    /// How strongly they are held before the command ends: none, leader, quorum, all, or all:N with
+    /// N replicas in sync at least [default: quorum]. Below the quorum offsets are not known, and
+    /// records that the topic does not take are lost without a word.
+    #[arg(long, value_name = "LEVEL", conflicts_with = "expected")]
+    acks: Option<Acks>,
     #[command(flatten)]
     connect: Connect,
 }
@@ -38,9 +44,9 @@ pub(in crate::cli) struct Args {
 /// What was appended so far.
 #[derive(Debug, Default)]
 struct Sum {
-    first: Option<u64>,
     count: u64,
-    last: Option<Appended>,
+    /// The first and the last batch.
+    ends: Option<(Accepted, Accepted)>,
 }
 
 /// Appends all values as one batch; what comes from standard input in batches, as it comes.
@@ -90,9 +96,10 @@ async fn append(
 ) -> Result<(), Failure> {
     let expected = args.expected.map(|first| first + sum.count);
     let appending = async {
-        match expected {
-            Some(expected) => topic.append_at(expected, &records).await,
-            None => topic.append_batch(records).await,
+        match (expected, args.acks) {
+            (Some(expected), _) => topic.append_at(expected, &records).await.map(Accepted::from),
+            (None, Some(acks)) => topic.append_with(&records, acks).await,
+            (None, None) => topic.append_batch(records).await.map(Accepted::from),
         }
     };
     let appended = tokio::select! {
@@ -101,9 +108,9 @@ async fn append(
         () = interrupted() => return Err(cut_off()),
     };
     let appended = appended.map_err(|error: Error| Trouble::from(error).change_failed(within))?;
-    sum.first.get_or_insert(appended.first);
     sum.count += appended.count;
-    sum.last = Some(appended);
+    let first = sum.ends.map_or(appended, |(first, _)| first);
+    sum.ends = Some((first, appended));
     Ok(())
 }
 
@@ -186,7 +193,7 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 fn print(args: &Args, sum: &Sum, context: &Context) -> Result<(), Failure> {
-    let (Some(first), Some(last)) = (sum.first, sum.last) else {
+    let Some((first, last)) = sum.ends else {
         // There was no line.
         return if context.out.is_json() {
             context.out.json(&json!({ "topic": args.topic, "count": 0 }))
@@ -194,21 +201,22 @@ fn print(args: &Args, sum: &Sum, context: &Context) -> Result<(), Failure> {
             context.out.text("OK nothing to append")
         };
     };
-    let end = last.first + last.count - 1;
+    let end = last.first.map(|first| first + last.count - 1);
     if context.out.is_json() {
         return context.out.json(&json!({
-            "topic": args.topic, "first": first, "last": end, "count": sum.count,
+            "topic": args.topic, "first": first.first, "last": end, "count": sum.count,
             "index": last.index, "term": last.term, "level": last.level,
         }));
     }
-    match sum.count {
-        1 => context.out.text(&format!("OK offset {first}")),
+    context.out.text(&match (sum.count, first.first.zip(end)) {
+        (_, None) => format!("OK {}, not known to be appended", last.level),
+        (1, Some((first, _))) => format!("OK offset {first}"),
         // Others may have appended in between.
-        count if end - first + 1 > count => {
-            context.out.text(&format!("OK {count} records, offsets {first} to {end} with gaps"))
+        (count, Some((first, end))) if end - first + 1 > count => {
+            format!("OK {count} records, offsets {first} to {end} with gaps")
         }
-        count => context.out.text(&format!("OK {count} records, offsets {first} to {end}")),
-    }
+        (count, Some((first, end))) => format!("OK {count} records, offsets {first} to {end}"),
+    })
 }
 
 #[cfg(test)]

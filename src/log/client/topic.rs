@@ -19,7 +19,7 @@ use crate::log::options::TopicOptions;
 use crate::log::query::{Query, Read};
 use crate::log::record::{InvalidRecord, Record};
 use crate::log::refusal::Refusal;
-use crate::replica::{AckLevel, Acknowledged, Acks, Client, ClientError};
+use crate::replica::{AckLevel, Acknowledged, Acks, Applied, Client, ClientError};
 
 /// A handle to one topic. Clones are cheap, and share the order of what they append.
 ///
@@ -57,8 +57,19 @@ pub struct Accepted {
     pub first: Option<u64>,
     /// How many there are.
     pub count: u64,
+    /// The position of the command in the log of the topic's group; none if nobody has answered.
+    pub index: Option<u64>,
+    /// The term of the leader that answered.
+    pub term: Option<u64>,
     /// How strongly they are held.
     pub level: AckLevel,
+}
+
+impl From<Appended> for Accepted {
+    fn from(appended: Appended) -> Self {
+        let Appended { first, count, index, term, level } = appended;
+        Self { first: Some(first), count, index: Some(index), term: Some(term), level }
+    }
 }
 
 /// A record with its place in a topic.
@@ -202,14 +213,15 @@ impl Topic {
         let command = Command::Append(append).encode()?;
         let (node, acknowledged) = self.client().await?.command_with(command, acks).await?;
         let level = acknowledged.level();
-        let first = match acknowledged {
-            Acknowledged::Applied(applied) => match answered((node, applied))? {
-                (_, Answer::Appended { first, .. }) => Some(first),
-                (node, _) => return Err(odd(node)),
-            },
-            Acknowledged::Accepted { .. } | Acknowledged::Sent => None,
-        };
-        Ok(Accepted { first, count, level })
+        match acknowledged {
+            Acknowledged::Applied(applied) => Ok(appended(node, applied, count)?.into()),
+            Acknowledged::Accepted { index, term, .. } => {
+                Ok(Accepted { first: None, count, index: Some(index), term: Some(term), level })
+            }
+            Acknowledged::Sent => {
+                Ok(Accepted { first: None, count, index: None, term: None, level })
+            }
+        }
     }
 
     /// Appends what is encoded already.
@@ -218,13 +230,7 @@ impl Topic {
         let count = u64::from(append.count);
         let command = Command::Append(append).encode()?;
         let (node, applied) = self.client().await?.command(command).await?;
-        let (index, term, level) = (applied.index, applied.term, applied.level);
-        match answered((node, applied))? {
-            (_, Answer::Appended { first, .. }) => {
-                Ok(Appended { first, count, index, term, level })
-            }
-            (node, _) => Err(odd(node)),
-        }
+        appended(node, applied, count)
     }
 
     // ---- reading ---------------------------------------------------------------------------
@@ -459,7 +465,16 @@ fn check(records: &[Record]) -> Result<usize, Error> {
 }
 
 /// The page that a replica answered with.
-pub(super) fn page(answer: (NodeId, crate::replica::Applied)) -> Result<Page, Error> {
+/// What became of an append of `count` records that was applied.
+fn appended(node: NodeId, applied: Applied, count: u64) -> Result<Appended, Error> {
+    let (index, term, level) = (applied.index, applied.term, applied.level);
+    match answered((node, applied))? {
+        (_, Answer::Appended { first, .. }) => Ok(Appended { first, count, index, term, level }),
+        (node, _) => Err(odd(node)),
+    }
+}
+
+pub(super) fn page(answer: (NodeId, Applied)) -> Result<Page, Error> {
     match answered(answer)? {
         (_, Answer::Records(page)) => Ok(page),
         (node, _) => Err(odd(node)),
