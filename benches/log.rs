@@ -9,7 +9,8 @@
 //! measured.
 //!
 //! `cargo bench --bench log`, with `-- --test` for a quick run, with `-- --json` for one line of
-//! JSON.
+//! JSON. With `-- --compaction` it shows instead how fast a topic is compacted, and what that costs
+//! those who append to another one of the same group.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -22,7 +23,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use zmesh::log::{Append, Command, LogMachine, ReadLimits, Record, Start, Topic};
+use zmesh::log::{
+    Append, Command, Compaction, LogMachine, ReadLimits, Record, Start, Topic, TopicOptions,
+    Upkeep, keep,
+};
 use zmesh::replica::{Effects, Machine};
 use zmesh::testing::TestCluster;
 
@@ -65,6 +69,8 @@ struct Bench {
     disk: File,
 }
 
+/// Keys of a topic that is compacted.
+const KEYS: u64 = 1_000;
 /// Topics of the machine whose memory is looked at.
 const TOPICS: u64 = 100_000;
 
@@ -96,8 +102,11 @@ fn main() {
         true => (1, Duration::from_millis(100)),
         false => (5, Duration::from_secs(1)),
     };
-    let bytes_per_topic = bytes_per_topic();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if has("--compaction") {
+        return runtime.block_on(compaction(rounds, if has("--test") { 2_000 } else { 200_000 }));
+    }
+    let bytes_per_topic = bytes_per_topic();
     let samples = runtime.block_on(measure(rounds, period));
     let medians: BTreeMap<_, _> =
         samples.into_iter().map(|(key, all)| (key, median(all))).collect();
@@ -109,6 +118,47 @@ fn main() {
                 println!("{:<36}{bytes:>8}", "bytes of memory per topic");
             }
         }
+    }
+}
+
+/// Appends of 64 clients to one topic, while another one is compacted, and before.
+async fn compaction(rounds: usize, records: u64) {
+    let cluster = TestCluster::builder(3).log_groups(1).start().await.unwrap();
+    let log = cluster.log().timeout(DEADLINE);
+    let disk = File::create(cluster.dir().join("disk")).unwrap();
+    let bench = Bench { topic: log.topic("topic"), followed: log.topic("followed"), disk };
+    let upkeep = Upkeep { every: Duration::from_millis(20), ..Upkeep::default() };
+    (0..3).for_each(|node| keep(&cluster.log_replicas(node)[0], upkeep));
+    println!(
+        "{:<8}{:>14}{:>14}{:>14}{:>12}{:>12}",
+        "round", "records", "per second", "bytes left", "p50 to", "p99 to"
+    );
+    println!("{:<8}{:>14}{:>14}{:>14}{:>12}{:>12}", "", "", "compacted", "", "before", "before");
+    for round in 0..rounds {
+        let topic = log.topic(format!("prices-{round}"));
+        for begin in (0..records).step_by(100) {
+            let keyed = |at| Record::with_key(format!("key-{:04}", at % KEYS), VALUE);
+            topic.append_batch((begin..begin + 100).map(keyed).collect()).await.unwrap();
+        }
+        let before = bench.run(Operation::Append, 64, Duration::from_secs(1)).await;
+        let options =
+            TopicOptions { compaction: Some(Compaction::default()), ..Default::default() };
+        topic.configure(options).await.unwrap();
+        let (began, mut latencies) = (Instant::now(), Vec::new());
+        let left = loop {
+            latencies.push(bench.run(Operation::Append, 64, Duration::from_millis(100)).await);
+            let bytes = topic.view().await.unwrap().bytes;
+            if bytes < 2 * KEYS * 150 + 100 * 150 {
+                break bytes;
+            }
+        };
+        let (per_second, during) =
+            (records as f64 / began.elapsed().as_secs_f64(), median(latencies));
+        println!(
+            "{round:<8}{records:>14}{per_second:>14.0}{left:>14}{:>12.2}{:>12.2}",
+            during.p50_us / before.p50_us,
+            during.p99_us / before.p99_us
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::log::TopicOptions;
+use crate::log::{Compaction, TopicOptions};
 
 /// The version that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
@@ -135,6 +135,34 @@ struct TopicLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     records: Option<u64>,
     record_bytes_max: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compaction: Option<CompactionLine>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct CompactionLine {
+    after_seconds: u64,
+    tombstones_for_seconds: u64,
+    dirty_percent: u8,
+}
+
+impl From<Compaction> for CompactionLine {
+    fn from(compaction: Compaction) -> Self {
+        let Compaction { after, tombstones_for, dirty_percent } = compaction;
+        let [after_seconds, tombstones_for_seconds] =
+            [after, tombstones_for].map(|time| time.as_secs());
+        Self { after_seconds, tombstones_for_seconds, dirty_percent }
+    }
+}
+
+impl From<CompactionLine> for Compaction {
+    fn from(line: CompactionLine) -> Self {
+        let CompactionLine { after_seconds, tombstones_for_seconds, dirty_percent } = line;
+        let [after, tombstones_for] =
+            [after_seconds, tombstones_for_seconds].map(Duration::from_secs);
+        Self { after, tombstones_for, dirty_percent }
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -222,6 +250,7 @@ impl<W: Write> Writer<W> {
                     bytes: options.bytes,
                     records: options.records,
                     record_bytes_max: options.record_bytes_max,
+                    compaction: options.compaction.map(CompactionLine::from),
                 })
             }
         };
@@ -347,6 +376,7 @@ impl<R: BufRead> Reader<R> {
                     bytes: topic.bytes,
                     records: topic.records,
                     record_bytes_max: topic.record_bytes_max,
+                    compaction: topic.compaction.map(Compaction::from),
                 };
                 options.check().map_err(|error| self.wrong(&error.to_string()))?;
                 Item::Topic { name: topic.name, options }

@@ -347,6 +347,7 @@ fn tables_of_the_log_have_the_bytes_of_the_code() {
         Command::Clock { seen: 7, step: 10 },
         Command::Group { topic: t(), command: opaque.clone() },
         Command::Carry(opaque.clone()),
+        Command::Compact(opaque.clone()),
     ];
     check_rows("Commands of the log", commands.iter().map(|command| command.encode().unwrap()));
     let (after, limit) = (Bytes::new(), 10);
@@ -357,9 +358,11 @@ fn tables_of_the_log_have_the_bytes_of_the_code() {
         Query::Topic { topic: t() },
         Query::Topics { prefix: t(), after: after.clone(), limit },
         Query::Cursor { topic: t(), cursor: c() },
-        Query::Cursors { topic: t(), after, limit },
+        Query::Cursors { topic: t(), after: after.clone(), limit },
         Query::Group { topic: t(), query: opaque.clone() },
         Query::Spare { slack: 1 << 20 },
+        Query::Dirty { after },
+        Query::Sweep { topic: t(), id: 2, until: offset },
     ];
     check_rows("Queries of the log", queries.iter().map(|query| query.encode().unwrap()));
     let (first, next, bytes, timestamp) = (0, offset, 120, 0);
@@ -367,7 +370,7 @@ fn tables_of_the_log_have_the_bytes_of_the_code() {
     let answers = [
         Answer::Done,
         Answer::Appended { id: 2, first: offset, next: offset + 1 },
-        Answer::Records(Page { id: 2, first, next: offset + 1, batches: vec![] }),
+        Answer::Records(Page { id: 2, first, next: offset + 1, gaps: false, batches: vec![] }),
         Answer::Offset(offset),
         Answer::Topic(view),
         Answer::Topics { topics: vec![], more: false },
@@ -375,6 +378,7 @@ fn tables_of_the_log_have_the_bytes_of_the_code() {
         Answer::Cursors { cursors: vec![(c(), offset)], more: false },
         Answer::Group(opaque),
         Answer::Spare(Bytes::new()),
+        Answer::Dirty(None),
         Answer::Refused(zmesh::log::Refusal::OffsetMismatch { current: 7 }),
     ];
     check_rows("Answers of the log", answers.iter().map(Answer::encode));
@@ -394,7 +398,7 @@ fn check_rows(heading: &str, expected: impl Iterator<Item = Bytes>) {
 fn table_of_refusals_of_the_log_is_complete() {
     use zmesh::log::Answer;
     let rows = table("Answers of the log");
-    let refusals = &rows[rows.len() - 16..];
+    let refusals = &rows[rows.len() - 18..];
     for (number, row) in (1_u8..).zip(refusals) {
         assert_eq!(row[1], number.to_string());
         let mut bytes = vec![0xff, number];
@@ -404,7 +408,7 @@ fn table_of_refusals_of_the_log_is_complete() {
         };
         assert_eq!(row[2], refusal.code().name(), "{}", row[0]);
     }
-    let mut beyond = vec![0xff, 17];
+    let mut beyond = vec![0xff, 19];
     beyond.extend([0; 8]);
     assert!(Answer::decode(&Bytes::from(beyond)).is_err(), "one has no row");
 }

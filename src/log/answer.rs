@@ -3,7 +3,7 @@
 //! ```text
 //! answer    0                                                          done
 //!           1 | id u64 | first u64 | next u64                          appended
-//!           2 | id u64 | first u64 | next u64 | batch...               records
+//!           2 | id u64 | first u64 | next u64 | gaps u8 | batch...     records
 //!           3 | offset u64                                             offset
 //!           4 | view                                                   topic
 //!           5 | more u8 | (topic | view)...                            topics
@@ -11,13 +11,14 @@
 //!           7 | more u8 | (cursor | offset u64)...                     cursors
 //!           8 | response of groups                                     groups
 //!           9 | carry, or nothing                                      spare
+//!          10 | nothing, or topic | id u64 | from u64 | until u64 | tombstones u64   dirty
 //!         255 | number u8 | detail u64                                 refused
 //! batch     base u64 | timestamp ms u64 | count u32 | bytes u32 | record...
 //! view      id u64 | options | first u64 | next u64 | bytes u64 | timestamp ms u64 | cursors u32
 //! topic, cursor   bytes u8 | name
 //! ```
 //!
-//! Numbers are little endian; `more` and `present` are 0 or 1. Pure; decoding never panics and
+//! Numbers are little endian; `more`, `present` and `gaps` are 0 or 1. Pure; decoding never panics and
 //! copies nothing: the records of a batch are those that were proposed, byte for byte.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -38,6 +39,7 @@ const CURSOR: u8 = 6;
 const CURSORS: u8 = 7;
 const GROUP: u8 = 8;
 const SPARE: u8 = 9;
+const DIRTY: u8 = 10;
 const REFUSED: u8 = 255;
 
 /// An answer of the log.
@@ -61,6 +63,8 @@ pub enum Answer {
         /// Whether there are more behind them.
         more: bool,
     },
+    /// A topic that is worth a round of compaction; none if none is.
+    Dirty(Option<Dirty>),
     /// It is done.
     Done,
     /// What the groups of a topic say: a [`GroupResponse`](super::groups::GroupResponse), which is
@@ -86,7 +90,22 @@ pub enum Answer {
     },
 }
 
-/// Records of a topic, in order and without a gap.
+/// What a round of compaction has to do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Dirty {
+    /// The topic.
+    pub topic: Bytes,
+    /// The topic's id.
+    pub id: u64,
+    /// Up to here no record is followed by another of its key that is before here as well.
+    pub from: u64,
+    /// Up to here records may be compacted.
+    pub until: u64,
+    /// Up to here tombstones may go.
+    pub tombstones: u64,
+}
+
+/// Records of a topic, in order, and without a gap unless it says so.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Page {
     /// The topic's id.
@@ -96,6 +115,8 @@ pub struct Page {
     /// The offset that the next record will have: the high watermark of what the replica that
     /// answered has applied.
     pub next: u64,
+    /// Whether records may be missing that others with the same key have followed.
+    pub gaps: bool,
     /// The records. The first batch may begin before what was asked for.
     pub batches: Vec<Batch>,
 }
@@ -154,6 +175,12 @@ impl Answer {
                 for (cursor, offset) in cursors {
                     put_name(&mut out, cursor);
                     out.put_u64_le(*offset);
+                }
+            }
+            Self::Dirty(dirty) => {
+                out.put_u8(DIRTY);
+                if let Some(dirty) = dirty {
+                    dirty.put(&mut out);
                 }
             }
             Self::Done => out.put_u8(DONE),
@@ -223,6 +250,8 @@ impl Answer {
             }
             GROUP => return Ok(Self::Group(std::mem::take(input))),
             SPARE => return Ok(Self::Spare(std::mem::take(input))),
+            DIRTY if input.is_empty() => Self::Dirty(None),
+            DIRTY => Self::Dirty(Some(Dirty::take(input)?)),
             REFUSED => {
                 let refusal = Refusal::from_parts(take_u8(input)?, take_u64(input)?);
                 Self::Refused(refusal.ok_or(InvalidCommand::Unknown)?)
@@ -233,22 +262,40 @@ impl Answer {
     }
 }
 
+impl Dirty {
+    fn put(&self, out: &mut BytesMut) {
+        put_name(out, &self.topic);
+        for number in [self.id, self.from, self.until, self.tombstones] {
+            out.put_u64_le(number);
+        }
+    }
+
+    fn take(input: &mut Bytes) -> Result<Self, InvalidCommand> {
+        let topic = take_name(input).ok_or(InvalidCommand::Name)?;
+        let (id, from) = (take_u64(input)?, take_u64(input)?);
+        Ok(Self { topic, id, from, until: take_u64(input)?, tombstones: take_u64(input)? })
+    }
+}
+
 impl Page {
     fn put(&self, out: &mut BytesMut) {
         let bytes: usize = self.batches.iter().map(Batch::encoded_bytes).sum();
-        out.reserve(25 + bytes);
+        out.reserve(26 + bytes);
         put(out, RECORDS, &[self.id, self.first, self.next]);
+        out.put_u8(u8::from(self.gaps));
         self.batches.iter().for_each(|batch| batch.put(out));
     }
 
     fn take(input: &mut Bytes) -> Result<Self, InvalidCommand> {
         let (id, first, next) = (take_u64(input)?, take_u64(input)?, take_u64(input)?);
+        let gaps = take_flag(input)?;
         let batches = Batch::take_all(input)?;
         let end = batches.last().and_then(Batch::end);
-        if end.is_some_and(|end| end > next) {
+        let follows = |pair: &[Batch]| pair[0].end() == Some(pair[1].base);
+        if end.is_some_and(|end| end > next) || !(gaps || batches.windows(2).all(follows)) {
             return Err(InvalidCommand::Damaged);
         }
-        Ok(Self { id, first, next, batches })
+        Ok(Self { id, first, next, gaps, batches })
     }
 }
 
@@ -280,18 +327,26 @@ impl Batch {
         out.put_slice(&self.records);
     }
 
-    /// Batches that follow each other without a gap, until nothing is left.
+    /// Batches that follow each other, there may be gaps, until nothing is left.
     pub(super) fn take_all(input: &mut Bytes) -> Result<Vec<Self>, InvalidCommand> {
         let mut batches = Vec::<Self>::new();
         while !input.is_empty() {
             let batch = Self::take(input)?;
-            let follows = batches.last().is_none_or(|last| last.end() == Some(batch.base));
+            let last = batches.last().and_then(Self::end);
+            let follows = last.is_none_or(|last| last <= batch.base);
             if !follows || batch.end().is_none() {
                 return Err(InvalidCommand::Damaged);
             }
             batches.push(batch);
         }
         Ok(batches)
+    }
+
+    /// The next batch and what comes behind it, if there is one.
+    pub(super) fn peek(input: &Bytes) -> Option<(Self, Bytes)> {
+        let mut rest = input.clone();
+        let batch = Self::take(&mut rest).ok()?;
+        Some((batch, rest))
     }
 
     fn take(input: &mut Bytes) -> Result<Self, InvalidCommand> {
@@ -384,13 +439,13 @@ mod tests {
                 batch
             };
             let batches: Vec<_> = batches.into_iter().map(batch).collect();
-            Page { id: 7, first: 0, next: base, batches }
+            Page { id: 7, first: 0, next: base, gaps: false, batches }
         })
     }
 
     fn some_answer() -> impl Strategy<Value = Answer> {
         let name = || "[a-z]{1,9}".prop_map(|name| Bytes::from(name.into_bytes()));
-        let refusal = (1_u8..17, any::<u64>()).prop_map(|(number, detail)| {
+        let refusal = (1_u8..19, any::<u64>()).prop_map(|(number, detail)| {
             // Those without a detail have none on the wire.
             let refusal = Refusal::from_parts(number, detail).unwrap();
             Answer::Refused(refusal)
@@ -404,6 +459,11 @@ mod tests {
             }),
             some_page().prop_map(Answer::Records),
             any::<u64>().prop_map(Answer::Offset),
+            (name(), any::<(u64, u64, u64, u64)>()).prop_map(
+                |(topic, (id, from, until, tombstones))| {
+                    Answer::Dirty(Some(Dirty { topic, id, from, until, tombstones }))
+                }
+            ),
             some_view().prop_map(Answer::Topic),
             (prop::collection::vec((name(), some_view()), 0..4), any::<bool>())
                 .prop_map(|(topics, more)| Answer::Topics { topics, more }),
@@ -425,32 +485,39 @@ mod tests {
             if let Ok(less) = Answer::decode(&cut) {
                 prop_assert_eq!(less.encode(), cut);
                 let rows = matches!(
-                    answer, Answer::Topics { .. } | Answer::Cursors { .. } | Answer::Records(_));
+                    answer,
+                    Answer::Topics { .. }
+                        | Answer::Cursors { .. }
+                        | Answer::Dirty(_)
+                        | Answer::Records(_)
+                );
                 prop_assert!(rows, "{:?} was cut to {:?}", answer, less);
             }
         }
 
         /// Whatever a peer sends is an answer or is refused.
         #[test]
-        fn no_bytes_panic(kind in 0_u8..9, bytes in prop::collection::vec(any::<u8>(), 0..90)) {
+        fn no_bytes_panic(kind in 0_u8..11, bytes in prop::collection::vec(any::<u8>(), 0..90)) {
             let mut all = vec![kind];
             all.extend(bytes);
             drop(Answer::decode(&Bytes::from(all)));
         }
     }
 
-    /// A reader that believes a page with a hole would skip records.
+    /// A reader that believes a page with a hole would skip records, unless the hole is said to be.
     #[test]
     fn page_with_a_hole_is_none() {
         let batch = |base| Batch { base, timestamp: 0, count: 2, records: Bytes::new() };
-        let page = |batches, next| {
-            let page = Page { id: 1, first: 0, next, batches };
+        let page = |gaps, batches, next| {
+            let page = Page { id: 1, first: 0, next, gaps, batches };
             Answer::decode(&Answer::Records(page).encode())
         };
-        assert!(page(vec![batch(3), batch(5)], 7).is_ok());
-        assert_eq!(page(vec![batch(3), batch(6)], 8), Err(InvalidAnswer));
-        assert_eq!(page(vec![batch(3), batch(4)], 8), Err(InvalidAnswer));
-        assert_eq!(page(vec![batch(3)], 4), Err(InvalidAnswer), "behind the high watermark");
-        assert_eq!(page(vec![batch(u64::MAX)], u64::MAX), Err(InvalidAnswer));
+        assert!(page(false, vec![batch(3), batch(5)], 7).is_ok());
+        assert_eq!(page(false, vec![batch(3), batch(6)], 8), Err(InvalidAnswer));
+        assert_eq!(page(false, vec![batch(3), batch(4)], 8), Err(InvalidAnswer));
+        assert!(page(true, vec![batch(3), batch(6)], 8).is_ok());
+        assert_eq!(page(true, vec![batch(3), batch(4)], 8), Err(InvalidAnswer));
+        assert_eq!(page(false, vec![batch(3)], 4), Err(InvalidAnswer), "behind the high watermark");
+        assert_eq!(page(false, vec![batch(u64::MAX)], u64::MAX), Err(InvalidAnswer));
     }
 }

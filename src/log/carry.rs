@@ -37,7 +37,7 @@ pub(super) struct Part {
     pub(super) id: u64,
     /// Where the point lay.
     pub(super) index: u64,
-    batches: Bytes,
+    pub(super) batches: Bytes,
 }
 
 /// Collects parts.
@@ -57,9 +57,22 @@ impl<'a> Carry<'a> {
     /// Adds the points of a topic that are next in its sweep, as long as there is room. Topics are
     /// best given in the order in which they lie in the log, which is then read once.
     pub(super) fn add(&mut self, name: &'a Bytes, topic: &Topic) -> Result<(), Refusal> {
+        self.add_until(name, topic, u64::MAX)
+    }
+
+    /// As [`add`](Self::add), but for points that end beyond an offset.
+    pub(super) fn add_until(
+        &mut self,
+        name: &'a Bytes,
+        topic: &Topic,
+        until: u64,
+    ) -> Result<(), Refusal> {
         self.scan.follow(name);
-        for position in topic.swept..topic.points.len() {
+        for position in topic.points.swept()..topic.points.len() {
             let Some(point) = topic.points.at(position) else { break };
+            if topic.end_of(position) > until {
+                break;
+            }
             let more = self.out.len() + point.bytes as usize;
             let mut batches = BytesMut::new();
             self.is_full = self.parts == PARTS_MAX
@@ -107,25 +120,28 @@ impl Part {
     /// parts that are not, for instance forged ones: both who carries and who reads have to ask.
     pub(super) fn batches_of(&self, point: &Point, end: u64) -> Option<Vec<Batch>> {
         let batches = Batch::take_all(&mut self.batches.clone()).ok()?;
-        let add = |sum, batch: &Batch| {
-            points::checksum(sum, batch.timestamp, batch.count, &batch.records)
-        };
-        let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
-        let is_it = batches.first().map(|batch| batch.base) == Some(point.offset)
-            && batches.last().and_then(Batch::end) == Some(end)
-            && bytes == point.bytes as usize
-            && batches.iter().fold(0, add) == point.checksum;
-        is_it.then_some(batches)
+        are_of(&batches, point, end).then_some(batches)
     }
 
     /// Whether these are the records of the point that is next in the sweep of the topic.
     pub(super) fn is_next_of(&self, topic: &Topic) -> bool {
-        topic.points.at(topic.swept).is_some_and(|point| {
+        let next = topic.points.swept();
+        topic.points.at(next).is_some_and(|point| {
             self.id == topic.id
                 && self.index == point.index
-                && self.batches_of(point, topic.end_of(topic.swept)).is_some()
+                && self.batches_of(point, topic.end_of(next)).is_some()
         })
     }
+}
+
+/// Whether batches that follow each other are the records of a point, which ends before `end`.
+pub(super) fn are_of(batches: &[Batch], point: &Point, end: u64) -> bool {
+    let bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
+    let ends_before = |batch: &Batch| batch.end().is_some_and(|last| last <= end);
+    batches.first().is_some_and(|batch| batch.base >= point.offset)
+        && batches.last().is_some_and(ends_before)
+        && bytes == point.bytes as usize
+        && batches.iter().fold(0, points::checksum) == point.checksum
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //!           8 | seen s u32 | step s u32                                  clock
 //!           9 | topic | command of groups                                groups
 //!          10 | carry                                                    carry
+//!          11 | compact                                                  compact
 //! topic, cursor   bytes u8 | name
 //! flags     1: an offset is expected; 2: the topic must exist; `expected` is 0 without 1
 //! expectation     0: any; 1: no such cursor; 2: `expected`
@@ -20,6 +21,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::compaction::Compact;
 use super::name::{is_name, put_name, take_name};
 use super::options::TopicOptions;
 use super::record::{self, InvalidRecord, Record};
@@ -34,6 +36,7 @@ const CLEAR_CURSOR: u8 = 7;
 const CLOCK: u8 = 8;
 const GROUP: u8 = 9;
 const CARRY: u8 = 10;
+const COMPACT: u8 = 11;
 
 const EXPECTS: u8 = 1;
 const MUST_EXIST: u8 = 2;
@@ -60,6 +63,9 @@ pub enum Command {
         /// The time that has passed, in seconds.
         step: u32,
     },
+    /// A step of a round of compaction, or its beginning, which is not looked at here. What does not
+    /// fit to what the log has is refused. Proposed by the replica that leads.
+    Compact(Bytes),
     /// Gives a topic other options.
     Configure {
         /// The topic.
@@ -178,6 +184,10 @@ impl Command {
                 out.put_u32_le(*seen);
                 out.put_u32_le(*step);
             }
+            Self::Compact(step) => {
+                out.put_u8(COMPACT);
+                out.put_slice(step);
+            }
             Self::Configure { topic, options } => {
                 begin(&mut out, CONFIGURE, topic);
                 options.put(&mut out);
@@ -221,6 +231,9 @@ impl Command {
         if kind == CARRY {
             return Ok(Self::Carry(input));
         }
+        if kind == COMPACT {
+            return Ok(Self::Compact(input));
+        }
         if kind != GROUP && !(APPEND..=CLEAR_CURSOR).contains(&kind) {
             return Err(InvalidCommand::Unknown);
         }
@@ -253,7 +266,7 @@ impl Command {
             Self::ClearCursor { topic, cursor } | Self::SetCursor { topic, cursor, .. } => {
                 (topic, Some(cursor), None)
             }
-            Self::Carry(_) | Self::Clock { .. } => return Ok(()),
+            Self::Carry(_) | Self::Clock { .. } | Self::Compact(_) => return Ok(()),
             Self::Configure { topic, options } | Self::Create { topic, options } => {
                 (topic, None, Some(options))
             }
@@ -323,9 +336,24 @@ impl Append {
     }
 }
 
-/// The body of a carry, if a command is one.
-pub(super) fn peek_carry(command: &Bytes) -> Option<Bytes> {
-    (command.first() == Some(&CARRY)).then(|| command.slice(1..))
+/// A command that has records of before.
+#[derive(Clone, Debug)]
+pub(super) enum Moved {
+    /// The body of a carry.
+    Carried(Bytes),
+    /// A step of a round of compaction.
+    Compacted(Compact),
+}
+
+impl Moved {
+    /// The records that a command has of before, if it is such a command.
+    pub(super) fn peek(command: &Bytes) -> Option<Self> {
+        match command.first() {
+            Some(&CARRY) => Some(Self::Carried(command.slice(1..))),
+            Some(&COMPACT) => Compact::take(command.slice(1..)).map(Self::Compacted),
+            Some(_) | None => None,
+        }
+    }
 }
 
 impl Expected {
@@ -380,6 +408,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::log::options::Compaction;
     use proptest::prelude::*;
 
     fn some_name() -> impl Strategy<Value = Bytes> {
@@ -388,11 +417,16 @@ mod tests {
 
     fn some_options() -> impl Strategy<Value = TopicOptions> {
         let some = || prop::option::of(1_u64..1_000);
-        (some(), some(), some(), 1_u32..1_000_000).prop_map(
-            |(age, bytes, records, record_bytes_max)| TopicOptions {
+        let compaction = prop::option::of((0_u64..1_000, 0_u64..1_000, 1_u8..=100));
+        (some(), some(), some(), compaction, 1_u32..1_000_000).prop_map(
+            |(age, bytes, records, compaction, record_bytes_max)| TopicOptions {
                 age: age.map(Duration::from_secs),
                 bytes,
                 records,
+                compaction: compaction.map(|(after, tombstones_for, dirty_percent)| {
+                    let [after, tombstones_for] = [after, tombstones_for].map(Duration::from_secs);
+                    Compaction { after, tombstones_for, dirty_percent }
+                }),
                 record_bytes_max,
             },
         )

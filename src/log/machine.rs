@@ -11,15 +11,17 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as Input;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::ages::Ages;
-use super::answer::{Answer, TopicView};
+use super::answer::{Answer, Batch, Dirty, TopicView};
 use super::carry::{Carry, Part};
 use super::command::{Append, Command, Expected};
+use super::compaction::Compact;
 use super::extent::Extent;
 use super::groups::{AlarmChange, GroupAlarm, GroupCommand, GroupQuery, GroupResponse};
 use super::options::TopicOptions;
@@ -61,7 +63,7 @@ pub struct LogMachine {
     floors: BTreeMap<(u64, u64), Bytes>,
     /// Bytes of all records that are kept.
     bytes: u64,
-    /// The topics whose records have an age, in seconds.
+    /// The topics for which time counts, and the shortest time of each, in seconds.
     ages: Ages,
     /// Cursors of all topics.
     cursors: usize,
@@ -102,7 +104,7 @@ impl LogMachine {
         let floors = topics.iter().filter_map(floor).collect();
         let bytes = topics.values().map(|topic| topic.bytes).fold(0, u64::saturating_add);
         let mut ages = Ages::default();
-        topics.iter().for_each(|(name, topic)| ages.set(name, topic.options.age_seconds()));
+        topics.iter().for_each(|(name, topic)| ages.set(name, topic.options.shortest_seconds()));
         let cursors = topics.values().map(|topic| topic.cursors.len()).sum();
         let consumer_groups = topics.values().map(|topic| topic.groups.len()).sum();
         Self { topics, clock, extent, floors, bytes, ages, cursors, consumer_groups }
@@ -114,6 +116,7 @@ impl LogMachine {
             Command::Carry(parts) => Ok(self.carry(index, &parts)),
             Command::ClearCursor { topic, cursor } => self.clear_cursor(&topic, &cursor),
             Command::Clock { seen, step } => Ok(self.advance(seen, step, effects)),
+            Command::Compact(step) => self.compact(index, step),
             Command::Configure { topic, options } => self.configure(&topic, options, effects),
             Command::Create { topic, options } => self.create(index, &topic, options, effects),
             Command::Delete { topic } => Ok(self.delete(&topic, effects)),
@@ -134,9 +137,16 @@ impl LogMachine {
         };
         let limit = u64::from(options.record_bytes_max);
         let mut largest = 0;
-        record::walk(&records, count, |record| largest = largest.max(record.bytes() as u64))?;
+        let mut all_have_keys = true;
+        record::walk(&records, count, |record| {
+            largest = largest.max(record.bytes() as u64);
+            all_have_keys &= record.key.is_some();
+        })?;
         if largest > limit {
             return Err(Refusal::TooLarge { limit });
+        }
+        if options.compaction.is_some() && !all_have_keys {
+            return Err(Refusal::KeyMissing);
         }
         // The offsets of one topic last for longer than anything else.
         let Some(end) = next.checked_add(u64::from(count)) else { return Err(Refusal::Records) };
@@ -148,8 +158,9 @@ impl LogMachine {
         }
         let stamp = self.clock.saturating_add(self.step().unwrap_or(STEP_MAX));
         let place = Place { index, position: self.extent.position(), stamp };
+        let batch = Batch { base: next, timestamp, count, records };
         let id = self.with(&name, |topic| {
-            topic.append(place, timestamp, count, &records);
+            topic.append(place, &batch);
             topic.id
         })?;
         Ok(Answer::Appended { id, first: next, next: end })
@@ -187,6 +198,7 @@ impl LogMachine {
     fn configure(&mut self, name: &Bytes, options: TopicOptions, effects: &mut Effects) -> Changed {
         let view = self.with(name, |topic| {
             topic.options = options;
+            topic.round = topic.round.filter(|_| options.compaction.is_some());
             topic.trim_to_size();
             topic.view()
         })?;
@@ -203,7 +215,7 @@ impl LogMachine {
             self.cursors -= topic.cursors.len();
             self.consumer_groups -= topic.groups.len();
             topic.groups.alarms().for_each(|alarm| effects.clear_alarm(alarm.id));
-            let options = TopicOptions { age: None, ..topic.options };
+            let options = TopicOptions { age: None, compaction: None, ..topic.options };
             self.count_age(name, options, effects);
         }
         Answer::Done
@@ -322,7 +334,7 @@ impl LogMachine {
     /// Takes note of the age that a topic has from now on.
     fn count_age(&mut self, name: &Bytes, options: TopicOptions, effects: &mut Effects) {
         let before = self.step();
-        self.ages.set(name, options.age_seconds());
+        self.ages.set(name, options.shortest_seconds());
         if self.step() != before {
             self.set_clock(effects);
         }
@@ -380,6 +392,36 @@ impl LogMachine {
         Answer::Done
     }
 
+    /// Begins a round of compaction, or takes a step of one.
+    fn compact(&mut self, index: u64, step: Bytes) -> Changed {
+        let step = Compact::take(step).ok_or(Refusal::Invalid)?;
+        self.topics.get(&step.topic).filter(|it| it.id == step.id).ok_or(Refusal::TopicUnknown)?;
+        let done = self.with(&step.topic, |topic| match step.round {
+            0 => topic.begin_round(index, step.until).map(Answer::Offset),
+            _ => topic.compact(index, &step).then_some(Answer::Done),
+        })?;
+        done.ok_or(Refusal::RoundOver)
+    }
+
+    /// The first topic behind a name that is worth a round of compaction.
+    fn dirty(&self, after: &Bytes) -> Option<Dirty> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let mut topics = self.topics.range::<Bytes, _>(behind);
+        topics.find_map(|(name, topic)| topic.dirty(name, self.clock))
+    }
+
+    /// The next points of the sweep of a topic.
+    fn sweep(&self, name: &Bytes, id: u64, until: u64, past: &dyn Past) -> Changed {
+        let topic = self.topics.get(name).filter(|topic| topic.id == id);
+        let (topic, mut carry) = (topic.ok_or(Refusal::TopicUnknown)?, Carry::new(past));
+        match until {
+            0 if topic.points.swept() == 0 => {}
+            0 => carry.add(name, topic)?,
+            until => carry.add_until(name, topic, until)?,
+        }
+        Ok(Answer::Spare(carry.finish()))
+    }
+
     /// What lies so far back that the log has more than it should.
     fn spare(&self, slack: u64, past: &dyn Past) -> Changed {
         let wanted = self.bytes.saturating_mul(2).saturating_add(slack);
@@ -418,6 +460,7 @@ impl LogMachine {
                 let (cursors, more) = page(&topic.cursors, &[], &after, limit, |offset| *offset);
                 Ok(Answer::Cursors { cursors, more })
             }
+            Query::Dirty { after } => Ok(Answer::Dirty(self.dirty(&after))),
             Query::Find { topic: name, timestamp } => {
                 let topic = self.topics.get(&name).ok_or(Refusal::TopicUnknown)?;
                 Ok(Answer::Offset(scan::find(&name, topic, timestamp, past)?))
@@ -432,6 +475,7 @@ impl LogMachine {
             }
             Query::Read(read) => Ok(Answer::Records(scan::read(self.read(&read)?, &read, past)?)),
             Query::Spare { slack } => self.spare(slack, past),
+            Query::Sweep { topic, id, until } => self.sweep(&topic, id, until, past),
             Query::Topic { topic } => {
                 self.topic(&topic).map(Answer::Topic).ok_or(Refusal::TopicUnknown)
             }
@@ -569,7 +613,7 @@ fn page<V, R>(
     let limit = usize::from(limit.clamp(1, PAGE_ROWS_MAX));
     let is_behind = |name: &[u8]| after.is_empty() || name > after.as_ref();
     let begin = prefix.max(after.as_ref());
-    let rows = all.range::<[u8], _>((std::ops::Bound::Included(begin), std::ops::Bound::Unbounded));
+    let rows = all.range::<[u8], _>((Bound::Included(begin), Bound::Unbounded));
     let mut rows = rows
         .skip_while(|(name, _)| !is_behind(name))
         .take_while(|(name, _)| name.starts_with(prefix))

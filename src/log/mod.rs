@@ -13,7 +13,9 @@
 //! - [`Topic::read`], [`view`](Topic::view), [`offset_at`](Topic::offset_at) and [`Cursor::load`]
 //!   return when a quorum has confirmed the leader: they see everything that was acknowledged
 //!   before.
-//! - [`Topic::tail`] gives committed records only, in order, without a gap, each once.
+//! - [`Topic::tail`] gives committed records only, in order, without a gap, each once. A topic that is
+//!   [compacted](Compaction) has gaps where others with the same key have followed; the last record
+//!   of each key is there.
 //! - [`Cursor::store`], [`Topic::trim`], [`delete`](Topic::delete) and other changes return when
 //!   they
 //!   are on the disks of a quorum and applied, and are done once.
@@ -39,11 +41,14 @@
 mod ages;
 mod answer;
 mod carry;
+mod cleaner;
 mod client;
 mod command;
+mod compaction;
 mod error;
 mod extent;
 pub mod groups;
+mod latest;
 mod machine;
 mod name;
 mod options;
@@ -56,7 +61,7 @@ mod snapshot;
 mod topic;
 mod upkeep;
 
-pub use answer::{Answer, Batch, InvalidAnswer, Page, TopicView};
+pub use answer::{Answer, Batch, Dirty, InvalidAnswer, Page, TopicView};
 pub use client::{
     Accepted, Appended, Cursor, Lag, Log, OnLag, ReadLimits, Records, Stored, Tail, Topic,
 };
@@ -67,7 +72,7 @@ pub use machine::{
     CONSUMER_GROUPS_MAX, CURSORS_MAX, LogMachine, PAGE_ROWS_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX,
 };
 pub use name::{GROUPS_LABEL, GROUPS_MAX, NAME_BYTES_MAX, group_of, is_name, service};
-pub use options::{AGE_MAX, AGE_MIN, InvalidOptions, TopicOptions};
+pub use options::{AGE_MAX, AGE_MIN, Compaction, InvalidOptions, TopicOptions};
 pub use query::{Query, Read};
 pub use record::{
     BATCH_BYTES_MAX, BATCH_RECORDS_MAX, InvalidRecord, KEY_BYTES_MAX, RECORD_BYTES_MAX, Record,

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::answer::Batch;
+
 /// Points that are copied together when a shared index changes.
 const PIECE: usize = 256;
 
@@ -32,9 +34,21 @@ pub(super) struct Point {
     pub(super) checksum: u32,
 }
 
-/// Points in the order of their offsets.
-#[derive(Clone, Debug, Default)]
+/// Points in the order of their offsets, some of which may have been swept: put to the end of the
+/// log, one after the other from the front, as they were or with fewer records.
+///
+/// The points that were swept lie in the order of the log, and so do the others. When all have
+/// been, the sweep is over and none counts as swept. So there are points that were not swept, as
+/// long as there are points.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Points {
+    swept: Queue,
+    rest: Queue,
+}
+
+/// Points one behind the other.
+#[derive(Clone, Debug, Default)]
+struct Queue {
     /// All have [`PIECE`] points but the last.
     pieces: VecDeque<Arc<Vec<Point>>>,
     /// Points of the first piece that are gone.
@@ -42,10 +56,13 @@ pub(super) struct Points {
     len: usize,
 }
 
-/// The checksum of batches, with one more behind them: CRC32C of the timestamp, the number of records,
-/// that of their bytes, and the records of each. So a copy has the same batches.
-pub(super) fn checksum(before: u32, timestamp: u64, count: u32, records: &[u8]) -> u32 {
-    let mut sum = crc32c::crc32c_append(before, &timestamp.to_le_bytes());
+/// The checksum of batches, with one more behind them: CRC32C of the offset of the first record, the
+/// timestamp, the number of records, that of their bytes, and the records of each. So a copy has the
+/// same batches at the same offsets.
+pub(super) fn checksum(before: u32, batch: &Batch) -> u32 {
+    let Batch { base, timestamp, count, records } = batch;
+    let mut sum = crc32c::crc32c_append(before, &base.to_le_bytes());
+    sum = crc32c::crc32c_append(sum, &timestamp.to_le_bytes());
     sum = crc32c::crc32c_append(sum, &count.to_le_bytes());
     sum = crc32c::crc32c_append(sum, &(records.len() as u64).to_le_bytes());
     crc32c::crc32c_append(sum, records)
@@ -59,7 +76,89 @@ impl Point {
 }
 
 impl Points {
+    /// Adds one at the end.
     pub(super) fn push(&mut self, point: Point) {
+        self.rest.push(point);
+    }
+
+    /// Adds one behind those that were swept. The sweep goes on, or is [over](Self::settle).
+    pub(super) fn push_swept(&mut self, point: Point) {
+        self.swept.push(point);
+    }
+
+    /// Takes the next point of the sweep out.
+    pub(super) fn sweep(&mut self) -> Option<Point> {
+        self.rest.pop_front()
+    }
+
+    /// Ends the sweep, if it is over; says whether it is.
+    pub(super) fn settle(&mut self) -> bool {
+        let is_over = self.rest.len == 0;
+        if is_over {
+            self.rest = std::mem::take(&mut self.swept);
+        }
+        is_over
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Point> {
+        self.swept.pop_front().or_else(|| self.rest.pop_front())
+    }
+
+    pub(super) fn last_mut(&mut self) -> Option<&mut Point> {
+        self.rest.last_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.swept.len + self.rest.len
+    }
+
+    /// How many were swept: the position of the next one in the sweep.
+    pub(super) fn swept(&self) -> usize {
+        self.swept.len
+    }
+
+    pub(super) fn front(&self) -> Option<&Point> {
+        self.at(0)
+    }
+
+    pub(super) fn last(&self) -> Option<&Point> {
+        self.rest.last()
+    }
+
+    /// A point by its position, from 0.
+    pub(super) fn at(&self, position: usize) -> Option<&Point> {
+        match position.checked_sub(self.swept.len) {
+            Some(position) => self.rest.at(position),
+            None => self.swept.at(position),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Point> {
+        self.swept.iter().chain(self.rest.iter())
+    }
+
+    /// How many points come before the first for which `is_before` does not hold.
+    pub(super) fn partition(&self, is_before: impl Fn(&Point) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.at(middle) {
+                Some(point) if is_before(point) => low = middle + 1,
+                Some(_) | None => high = middle,
+            }
+        }
+        low
+    }
+
+    /// The lowest entry that has one of them.
+    pub(super) fn floor(&self) -> Option<u64> {
+        let lowest = [self.swept.at(0), self.rest.at(0)];
+        lowest.into_iter().flatten().map(|point| point.index).min()
+    }
+}
+
+impl Queue {
+    fn push(&mut self, point: Point) {
         match self.pieces.back_mut() {
             Some(piece) if piece.len() < PIECE => Arc::make_mut(piece).push(point),
             Some(_) | None => self.pieces.push_back(Arc::new(vec![point])),
@@ -67,8 +166,8 @@ impl Points {
         self.len += 1;
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Point> {
-        let front = *self.front()?;
+    fn pop_front(&mut self) -> Option<Point> {
+        let front = *self.at(0)?;
         (self.gone, self.len) = (self.gone + 1, self.len - 1);
         if self.len == 0 {
             *self = Self::default();
@@ -79,64 +178,32 @@ impl Points {
         Some(front)
     }
 
-    pub(super) fn last_mut(&mut self) -> Option<&mut Point> {
+    fn last_mut(&mut self) -> Option<&mut Point> {
         Arc::make_mut(self.pieces.back_mut()?).last_mut()
     }
 
-    /// Replaces a point, if there is one at this position.
-    pub(super) fn set(&mut self, position: usize, point: Point) {
-        let position = position + self.gone;
-        if let Some(piece) = self.pieces.get_mut(position / PIECE)
-            && let Some(old) = Arc::make_mut(piece).get_mut(position % PIECE)
-        {
-            *old = point;
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn front(&self) -> Option<&Point> {
-        self.at(0)
-    }
-
-    pub(super) fn last(&self) -> Option<&Point> {
+    fn last(&self) -> Option<&Point> {
         self.pieces.back()?.last()
     }
 
-    /// A point by its position, from 0.
-    pub(super) fn at(&self, position: usize) -> Option<&Point> {
+    fn at(&self, position: usize) -> Option<&Point> {
         let position = position + self.gone;
         self.pieces.get(position / PIECE)?.get(position % PIECE)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Point> {
+    fn iter(&self) -> impl Iterator<Item = &Point> {
         self.pieces.iter().flat_map(|piece| piece.iter()).skip(self.gone)
-    }
-
-    /// How many points come before the first for which `is_before` does not hold.
-    pub(super) fn partition(&self, is_before: impl Fn(&Point) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.len);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.at(middle) {
-                Some(point) if is_before(point) => low = middle + 1,
-                Some(_) | None => high = middle,
-            }
-        }
-        low
     }
 }
 
-impl PartialEq for Points {
+impl PartialEq for Queue {
     /// How they are cut into pieces does not matter.
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.iter().eq(other.iter())
     }
 }
 
-impl Eq for Points {}
+impl Eq for Queue {}
 
 #[cfg(test)]
 mod tests {
@@ -169,10 +236,18 @@ mod tests {
                 let half = next / 2;
                 let older = model.iter().filter(|point| point.offset < half).count();
                 prop_assert_eq!(points.partition(|point| point.offset < half), older);
-                let middle = model.len() / 2;
-                if let Some(old) = model.get_mut(middle) {
-                    old.span = 5;
-                    points.set(middle, *old);
+                for _ in 0..pushed / 3 {
+                    let Some(swept) = points.sweep() else { break };
+                    let position = points.swept();
+                    prop_assert_eq!(Some(&swept), model.get(position));
+                    if swept.offset % 3 == 0 {
+                        // Nothing is left of it.
+                        model.remove(position);
+                    } else {
+                        model[position].span = 5;
+                        points.push_swept(Point { span: 5, ..swept });
+                    }
+                    points.settle();
                 }
                 prop_assert!(points.iter().eq(model.iter()));
                 prop_assert!(copy.iter().eq(before.iter()), "a copy was changed");
@@ -182,8 +257,15 @@ mod tests {
                 for at in [0, model.len() / 2, model.len()] {
                     prop_assert_eq!(points.at(at), model.get(at));
                 }
+                let floor = points.iter().map(|point| point.index).min();
+                prop_assert_eq!(points.floor(), floor);
                 let mut rebuilt = Points::default();
-                model.iter().for_each(|point| rebuilt.push(*point));
+                for (position, point) in model.iter().enumerate() {
+                    match position < points.swept() {
+                        true => rebuilt.push_swept(*point),
+                        false => rebuilt.push(*point),
+                    }
+                }
                 prop_assert_eq!(&rebuilt, &points);
             }
         }

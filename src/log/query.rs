@@ -9,6 +9,8 @@
 //!           6 | topic | after | limit u16                              cursors
 //!           7 | topic | query of groups                                groups
 //!           8 | slack u64                                              spare
+//!           9 | after                                                  dirty
+//!          10 | topic | id u64 | until u64                             sweep
 //! topic, cursor   bytes u8 | name
 //! prefix, after   bytes u8 | name, or the beginning of one, or nothing
 //! ```
@@ -28,6 +30,8 @@ const CURSOR: u8 = 5;
 const CURSORS: u8 = 6;
 const GROUP: u8 = 7;
 const SPARE: u8 = 8;
+const DIRTY: u8 = 9;
+const SWEEP: u8 = 10;
 
 /// A question that changes nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -47,6 +51,11 @@ pub enum Query {
         after: Bytes,
         /// The most that are wanted.
         limit: u16,
+    },
+    /// The next topic that is worth a round of compaction.
+    Dirty {
+        /// Behind this name; the first if it is empty.
+        after: Bytes,
     },
     /// The first record that was not appended before a time.
     Find {
@@ -69,6 +78,16 @@ pub enum Query {
     Spare {
         /// Bytes.
         slack: u64,
+    },
+    /// The next points of the sweep of a topic, as to be carried forward, as many as one command
+    /// may have.
+    Sweep {
+        /// The topic.
+        topic: Bytes,
+        /// Its id.
+        id: u64,
+        /// Those that end before here; if it is 0, all that are left of a sweep that is under way.
+        until: u64,
     },
     /// What is known of a topic.
     Topic {
@@ -119,6 +138,10 @@ impl Query {
                 put_prefix(&mut out, after)?;
                 out.put_u16_le(*limit);
             }
+            Self::Dirty { after } => {
+                out.put_u8(DIRTY);
+                put_prefix(&mut out, after)?;
+            }
             Self::Find { topic, timestamp } => {
                 begin(&mut out, FIND, topic)?;
                 out.put_u64_le(*timestamp);
@@ -137,6 +160,11 @@ impl Query {
             Self::Spare { slack } => {
                 out.put_u8(SPARE);
                 out.put_u64_le(*slack);
+            }
+            Self::Sweep { topic, id, until } => {
+                begin(&mut out, SWEEP, topic)?;
+                out.put_u64_le(*id);
+                out.put_u64_le(*until);
             }
             Self::Topic { topic } => begin(&mut out, TOPIC, topic)?,
             Self::Topics { prefix, after, limit } => {
@@ -171,6 +199,12 @@ impl Query {
                 Self::Find { topic, timestamp: take_u64(&mut input)? }
             }
             SPARE => Self::Spare { slack: take_u64(&mut input)? },
+            DIRTY => Self::Dirty { after: prefix(&mut input)? },
+            SWEEP => {
+                let topic = name(&mut input)?;
+                let (id, until) = (take_u64(&mut input)?, take_u64(&mut input)?);
+                Self::Sweep { topic, id, until }
+            }
             TOPIC => Self::Topic { topic: name(&mut input)? },
             TOPICS => {
                 let (prefix, after) = (prefix(&mut input)?, prefix(&mut input)?);
@@ -238,6 +272,12 @@ mod tests {
                 .prop_map(|(topic, timestamp)| Query::Find { topic, timestamp }),
             some_name().prop_map(|topic| Query::Topic { topic }),
             any::<u64>().prop_map(|slack| Query::Spare { slack }),
+            some_prefix().prop_map(|after| Query::Dirty { after }),
+            (some_name(), any::<(u64, u64)>()).prop_map(|(topic, (id, until))| Query::Sweep {
+                topic,
+                id,
+                until
+            }),
             (some_prefix(), some_prefix(), any::<u16>())
                 .prop_map(|(prefix, after, limit)| Query::Topics { prefix, after, limit }),
             (some_name(), some_name()).prop_map(|(topic, cursor)| Query::Cursor { topic, cursor }),

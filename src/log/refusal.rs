@@ -44,6 +44,9 @@ pub enum Refusal {
     /// The bytes are no command and no query.
     #[error("not a command or a query of the log")]
     Invalid,
+    /// The topic is compacted by key, and a record has none.
+    #[error("records of this topic need a key: it is compacted")]
+    KeyMissing,
     /// A name is none.
     #[error("a name has 1 to 255 letters, digits, dots, underscores and hyphens of ASCII")]
     Name,
@@ -62,6 +65,9 @@ pub enum Refusal {
     /// An option is outside its limits.
     #[error("an option of the topic is outside its limits")]
     Options,
+    /// The round of compaction is over, or its step does not fit to what the topic has.
+    #[error("the step does not fit to the round of compaction of the topic")]
+    RoundOver,
     /// The records are not records, or not as many as was said.
     #[error("not a batch of records")]
     Records,
@@ -95,7 +101,12 @@ impl Refusal {
                 ErrorCode::LogLimit
             }
             Self::Damaged => ErrorCode::Corrupt,
-            Self::Invalid | Self::Name | Self::Options | Self::Records => ErrorCode::InvalidPayload,
+            Self::Invalid
+            | Self::KeyMissing
+            | Self::Name
+            | Self::Options
+            | Self::Records
+            | Self::RoundOver => ErrorCode::InvalidPayload,
             Self::OffsetMismatch { .. } => ErrorCode::OffsetMismatch,
             Self::OffsetTooOld { .. } => ErrorCode::OffsetTooOld,
             Self::TopicExists => ErrorCode::TopicExists,
@@ -123,6 +134,8 @@ impl Refusal {
             Self::Behind { first } => (14, first),
             Self::Damaged => (15, 0),
             Self::GroupsFull { limit } => (16, limit),
+            Self::KeyMissing => (17, 0),
+            Self::RoundOver => (18, 0),
         }
     }
 
@@ -144,6 +157,8 @@ impl Refusal {
             14 => Self::Behind { first: detail },
             15 => Self::Damaged,
             16 => Self::GroupsFull { limit: detail },
+            17 => Self::KeyMissing,
+            18 => Self::RoundOver,
             _ => return None,
         };
         Some(refusal)

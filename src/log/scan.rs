@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::answer::{Batch, Page};
-use super::carry::Part;
-use super::command::{Append, peek_carry};
+use super::carry::{Part, are_of};
+use super::command::{Append, Moved};
 use super::points::Point;
 use super::query::Read;
 use super::refusal::Refusal;
@@ -30,9 +30,9 @@ pub(super) struct Scan<'a> {
     name: &'a [u8],
     past: &'a dyn Past,
     commands: VecDeque<(u64, Bytes)>,
-    /// Index of the carry that was looked at last, and its parts from there on: it may have further
-    /// points, in their order.
-    carried: Option<(u64, Bytes)>,
+    /// The command with records of before that was looked at last, its index, and what is left of
+    /// it: it may have further points, in their order.
+    moved: Option<(u64, Moved)>,
     /// Everything from here to `next` is in `commands`.
     begin: u64,
     next: u64,
@@ -55,7 +55,9 @@ pub(super) fn read(topic: &Topic, read: &Read, past: &dyn Past) -> Result<Page, 
     if read.from < topic.first {
         return Err(Refusal::OffsetTooOld { first: topic.first });
     }
-    let mut page = Page { id: topic.id, first: topic.first, next: topic.next, batches: Vec::new() };
+    let gaps = topic.cleaned > 0 || topic.round.is_some();
+    let (id, first, next) = (topic.id, topic.first, topic.next);
+    let mut page = Page { id, first, next, gaps, batches: Vec::new() };
     if read.from >= topic.next {
         return Ok(page);
     }
@@ -119,16 +121,29 @@ pub(super) fn find(
     }
 }
 
+/// The batches of a point, if they are next in a step of a round of compaction, but for those of
+/// points before it.
+fn compacted((point, end): (&Point, u64), left: &mut Bytes) -> Option<Vec<Batch>> {
+    let mut batches = Vec::new();
+    while let Some((batch, rest)) = Batch::peek(left).filter(|(batch, _)| batch.base < end) {
+        *left = rest;
+        if batch.base >= point.offset {
+            batches.push(batch);
+        }
+    }
+    are_of(&batches, point, end).then_some(batches)
+}
+
 impl<'a> Scan<'a> {
     /// Goes on with another topic, and with what has been read.
     pub(super) fn follow(&mut self, name: &'a [u8]) {
         self.name = name;
         // Its points may come before those of the other topic in the same entry.
-        self.carried = None;
+        self.moved = None;
     }
 
     pub(super) fn new(name: &'a [u8], past: &'a dyn Past) -> Self {
-        Self { name, past, commands: VecDeque::new(), carried: None, begin: 0, next: 0, fetches: 0 }
+        Self { name, past, commands: VecDeque::new(), moved: None, begin: 0, next: 0, fetches: 0 }
     }
 
     /// Shows the batches of a point in their order.
@@ -142,13 +157,13 @@ impl<'a> Scan<'a> {
         let Some(place) = topic.points.at(point) else { return Err(damaged) };
         let (last, mut base) = (place.last(), place.offset);
         let end = topic.end_of(point);
-        let mut carried = self.carried.take().filter(|(at, _)| *at == place.index);
-        if let Some((_, parts)) = &mut carried {
-            base = self.show_carried(topic, (place, end), parts, &mut see);
+        let mut moved = self.moved.take().filter(|(at, _)| *at == place.index);
+        if let Some((_, moved)) = &mut moved {
+            base = self.show_moved(topic, (place, end), moved, &mut see);
         } else {
             self.seek(place.index);
         }
-        while carried.is_none() || self.next <= last {
+        while moved.is_none() || self.next <= last {
             while let Some((index, _)) = self.commands.front()
                 && *index <= last
             {
@@ -159,10 +174,10 @@ impl<'a> Scan<'a> {
                     see(Batch { base, timestamp, count, records });
                     base = base.saturating_add(u64::from(count));
                 } else if index == place.index
-                    && let Some(mut parts) = peek_carry(&command)
+                    && let Some(mut found) = Moved::peek(&command)
                 {
-                    base = self.show_carried(topic, (place, end), &mut parts, &mut see);
-                    carried = Some((index, parts));
+                    base = self.show_moved(topic, (place, end), &mut found, &mut see);
+                    moved = Some((index, found));
                 }
             }
             if self.next > last {
@@ -170,31 +185,43 @@ impl<'a> Scan<'a> {
             }
             self.fetch()?;
         }
-        self.carried = carried;
+        self.moved = moved;
         // The log has something else than what was applied: no record must get a wrong offset.
         if base == end { Ok(()) } else { Err(damaged) }
     }
 
-    /// Shows the point that ends before `end`, if it is one of `parts`, and lets it and those before
-    /// it go. Returns up to where records were shown. What was not taken when it was carried is
-    /// passed over here as well.
-    fn show_carried(
+    /// Shows the point that ends before `end`, if it is one of `moved`, and lets it and those before
+    /// it go. Returns up to where records were shown. What was not taken when it was moved is passed
+    /// over here as well.
+    fn show_moved(
+        &self,
+        topic: &Topic,
+        (point, end): (&Point, u64),
+        moved: &mut Moved,
+        see: &mut impl FnMut(Batch),
+    ) -> u64 {
+        let batches = match moved {
+            Moved::Carried(parts) => self.carried(topic, (point, end), parts),
+            Moved::Compacted(step) if step.id == topic.id && step.topic == self.name => {
+                compacted((point, end), &mut step.batches)
+            }
+            Moved::Compacted(_) => None,
+        };
+        let Some(batches) = batches else { return point.offset };
+        batches.into_iter().for_each(see);
+        end
+    }
+
+    /// The batches of a point, if it is one of the parts of a carry.
+    fn carried(
         &self,
         topic: &Topic,
         (point, end): (&Point, u64),
         parts: &mut Bytes,
-        see: &mut impl FnMut(Batch),
-    ) -> u64 {
-        while let Some(part) = Part::take(parts) {
-            if part.id == topic.id
-                && part.topic == self.name
-                && let Some(batches) = part.batches_of(point, end)
-            {
-                batches.into_iter().for_each(see);
-                return end;
-            }
-        }
-        point.offset
+    ) -> Option<Vec<Batch>> {
+        let is_of = |part: &Part| part.id == topic.id && part.topic == self.name;
+        std::iter::from_fn(|| Part::take(parts))
+            .find_map(|part| if is_of(&part) { part.batches_of(point, end) } else { None })
     }
 
     /// As [`Self::point`]; says whether all of it was shown, or enough was read for one query.

@@ -5,14 +5,15 @@
 //! mark      index u64 | position u64
 //! topic     bytes u8 | name | id u64 | options | first u64 | next u64 | timestamp ms u64
 //!           | stamp s u32 | open u8 | began u64 | cursors u32 | cursor...
-//!           | group bytes u64 | groups | swept u64 | points u64 | point...
+//!           | group bytes u64 | groups | cleaned u64 | round u64 | until u64
+//!           | swept u64 | points u64 | point...
 //! cursor    bytes u8 | name | offset u64
 //! point     offset u64 | index u64 | timestamp ms u64 | stamp s u32 | bytes u32 | span u32
 //!           | checksum u32
 //! ```
 //!
 //! Numbers are little endian; the bytes of groups are their own; topics, cursors and points are in
-//! order; `began` is 0 if `open` is. Pure. Equal states write equal bytes; reading checks
+//! order; `began` is 0 if `open` is, and `until` if `round` is: without one. Pure. Equal states write equal bytes; reading checks
 //! everything that the machine relies on, and never takes more memory than the bytes that were
 //! there to be read.
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::compaction::Round;
 use super::extent::Extent;
 use super::groups::Groups;
 use super::machine::{CURSORS_MAX, LogMachine, STEP_MAX, TOPIC_CURSORS_MAX, TOPICS_MAX};
@@ -32,9 +34,9 @@ use super::topic::{SPAN_ENTRIES, Topic};
 use crate::replica::InvalidSnapshot;
 
 /// The version of the format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes that options have.
-const OPTIONS_BYTES: usize = 28;
+const OPTIONS_BYTES: usize = 45;
 
 pub(super) fn write(
     topics: &BTreeMap<Bytes, Arc<Topic>>,
@@ -86,14 +88,18 @@ fn put_topic(out: &mut BytesMut, name: &[u8], topic: &Topic) {
     let groups = if topic.groups.is_empty() { Bytes::new() } else { topic.groups.encode() };
     out.put_u64_le(groups.len() as u64);
     out.put_slice(&groups);
-    out.put_u64_le(topic.swept as u64);
+    let round = topic.round.map_or([0, 0], |round| [round.id, round.until]);
+    for number in [topic.cleaned, round[0], round[1]] {
+        out.put_u64_le(number);
+    }
+    out.put_u64_le(topic.points.swept() as u64);
     out.put_u64_le(topic.points.len() as u64);
 }
 
 pub(super) fn read(input: &mut dyn Read) -> Result<LogMachine, InvalidSnapshot> {
     let mut input = Input(input);
     if input.u8()? != VERSION {
-        return Err(InvalidSnapshot::new("unknown version"));
+        return Err(InvalidSnapshot::new("it has another format than this version of zmesh"));
     }
     let clock = input.u32()?;
     let extent = read_extent(&mut input)?;
@@ -141,18 +147,25 @@ fn read_topic(input: &mut Input<'_>, clock: u32, position: u64) -> Result<Topic,
         topic.groups = Groups::decode(&input.bytes(bytes)?)?;
         require(!topic.groups.is_empty(), "no groups where some are said to be")?;
     }
+    topic.cleaned = input.u64()?;
+    topic.round = read_round(input)?;
     let (swept, points) = (input.u64()?, input.u64()?);
     require(swept < points || (swept, points) == (0, 0), "more was swept than there is")?;
-    topic.swept = usize::try_from(swept).unwrap_or(usize::MAX);
-    for _ in 0..points {
-        read_point(input, &mut topic)?;
+    let mut last = None;
+    for position in 0..points {
+        let point = read_point(input, &mut topic, last.filter(|_| position != swept), last)?;
+        match position < swept {
+            true => topic.points.push_swept(point),
+            false => topic.points.push(point),
+        }
+        last = Some(point);
     }
     require(topic.first <= topic.next, "a topic ends before it begins")?;
     let has_records = topic.first < topic.next;
     require(has_records == (topic.points.len() > 0), "records without a place")?;
     require(topic.open.is_none() || has_records, "nothing is open")?;
     if let (Some(front), Some(last)) = (topic.points.front(), topic.points.last()) {
-        let covers = front.offset <= topic.first && topic.first < topic.end_of(0);
+        let covers = topic.first < topic.end_of(0) && front.offset < topic.next;
         require(covers && last.offset < topic.next, "points do not cover the records")?;
         require(last.stamp <= topic.stamp, "the newest record is not the newest")?;
         require(last.timestamp <= topic.timestamp, "the latest record is not the latest")?;
@@ -173,25 +186,34 @@ fn read_cursors(input: &mut Input<'_>, topic: &mut Topic) -> Result<(), InvalidS
     Ok(())
 }
 
-fn read_point(input: &mut Input<'_>, topic: &mut Topic) -> Result<(), InvalidSnapshot> {
+fn read_round(input: &mut Input<'_>) -> Result<Option<Round>, InvalidSnapshot> {
+    let (id, until) = (input.u64()?, input.u64()?);
+    require(id > 0 || until == 0, "there is a round and there is none")?;
+    Ok((id > 0).then_some(Round { id, until }))
+}
+
+/// A point behind `last`, and in the log behind `before`: those that were swept do not lie before the
+/// others.
+fn read_point(
+    input: &mut Input<'_>,
+    topic: &mut Topic,
+    before: Option<Point>,
+    last: Option<Point>,
+) -> Result<Point, InvalidSnapshot> {
     let (offset, index, timestamp) = (input.u64()?, input.u64()?, input.u64()?);
     let (stamp, bytes, span) = (input.u32()?, input.u32()?, input.u32()?);
     let checksum = input.u32()?;
     require(u64::from(span) <= SPAN_ENTRIES && bytes > 0, "a point is too long")?;
     require(index >= topic.id && index.checked_add(u64::from(span)).is_some(), "no such entry")?;
     // Points that were carried forward together lie in the same entry.
-    let begins_behind = topic.swept > 0 && topic.swept == topic.points.len();
-    let follows = topic.points.last().is_none_or(|last| {
-        last.offset < offset
-            && (begins_behind || last.last() <= index)
-            && last.timestamp <= timestamp
-            && last.stamp <= stamp
+    let lies_behind = before.is_none_or(|before| before.last() <= index);
+    let follows = last.is_none_or(|last| {
+        last.offset < offset && last.timestamp <= timestamp && last.stamp <= stamp
     });
-    require(follows, "points are not in order")?;
+    require(lies_behind && follows, "points are not in order")?;
     let sum = topic.bytes.checked_add(u64::from(bytes));
     topic.bytes = sum.ok_or_else(|| InvalidSnapshot::new("too many bytes"))?;
-    topic.points.push(Point { offset, index, timestamp, stamp, bytes, span, checksum });
-    Ok(())
+    Ok(Point { offset, index, timestamp, stamp, bytes, span, checksum })
 }
 
 fn require(holds: bool, what_is_wrong: &str) -> Result<(), InvalidSnapshot> {

@@ -1,15 +1,19 @@
 //! Shell: A replica of a group of topics, and what it does besides while it leads.
 //!
-//! What is to be carried forward, and whether, the machine decides; here it is asked now and then,
-//! and its command proposed. Whatever fails is tried again the next time.
+//! What is to be carried forward, and whether, the machine decides, and when a topic is worth a round
+//! of compaction; here it is asked now and then, and the commands proposed. Whatever fails is tried
+//! again the next time.
 
+use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::answer::Answer;
+use super::cleaner::{Cleaner, RoundError, Step};
 use super::command::Command;
+use super::latest::{KEYS_MAX, Latest};
 use super::machine::LogMachine;
 use super::name::service;
 use super::query::Query;
@@ -83,6 +87,10 @@ pub fn keep(replica: &Replica, upkeep: Upkeep) {
             }
             tokio::time::sleep(upkeep.every).await;
             let Some(replica) = weak.upgrade() else { return };
+            // Compaction first: what it takes away need not be carried.
+            if let Err(error) = compact(&replica).await {
+                tracing::debug!(%error, "topics were not compacted");
+            }
             if let Err(error) = carry(&replica, upkeep.slack_bytes).await {
                 tracing::debug!(%error, "records were not carried forward");
             }
@@ -90,12 +98,63 @@ pub fn keep(replica: &Replica, upkeep: Upkeep) {
     });
 }
 
+/// Compacts every topic that is worth it, once.
+async fn compact(replica: &Replica) -> Result<(), ReplicaError> {
+    let mut after = Bytes::new();
+    loop {
+        let Some(Answer::Dirty(Some(dirty))) = ask(replica, &Query::Dirty { after }).await? else {
+            return Ok(());
+        };
+        after = dirty.topic.clone();
+        let topic = String::from_utf8_lossy(&after).into_owned();
+        let hashes = [RandomState::new(), RandomState::new()];
+        let mut cleaner = Cleaner::new(dirty, Latest::new(hashes, KEYS_MAX));
+        match clean(replica, &mut cleaner).await? {
+            Ok(()) => {
+                let (before, left) = cleaner.bytes;
+                tracing::debug!(topic, before, left, "a topic was compacted");
+            }
+            // It was trimmed or deleted meanwhile, or somebody else leads; otherwise it goes on.
+            Err(error) => tracing::info!(topic, %error, "a topic was not compacted"),
+        }
+    }
+}
+
+/// Does what a cleaner wants, with some time for others after each step.
+async fn clean(
+    replica: &Replica,
+    cleaner: &mut Cleaner<RandomState>,
+) -> Result<Result<(), RoundError>, ReplicaError> {
+    loop {
+        let (index, answer) = match cleaner.step() {
+            Ok(Step::Over) => return Ok(Ok(())),
+            Ok(Step::Ask(query)) => (0, ask(replica, &query).await?),
+            Ok(Step::Propose(command)) => {
+                let command = command.encode().expect("its names are from the machine");
+                let applied = replica.propose(command, TIMEOUT).await?;
+                (applied.index, Answer::decode(&applied.response).ok())
+            }
+            Err(error) => return Ok(Err(error)),
+        };
+        let taken = answer.ok_or(RoundError::Odd).and_then(|answer| cleaner.take(index, answer));
+        if taken.is_err() {
+            return Ok(taken);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Asks the machine of this replica, which leads.
+async fn ask(replica: &Replica, query: &Query) -> Result<Option<Answer>, ReplicaError> {
+    let query = query.encode().expect("its names are from the machine");
+    Ok(Answer::decode(&replica.read_stale(query).await?.response).ok())
+}
+
 async fn carry(replica: &Replica, slack_bytes: u64) -> Result<(), ReplicaError> {
     let slack = slack_bytes.max(1024 * 1024);
-    let query = Query::Spare { slack }.encode().unwrap_or_default();
     for _ in 0..ROUNDS_MAX {
-        let answer = replica.read_stale(query.clone()).await?;
-        let Some(command) = command(&answer.response) else { return Ok(()) };
+        let answer = ask(replica, &Query::Spare { slack }).await?;
+        let Some(command) = answer.and_then(command) else { return Ok(()) };
         replica.propose(command, TIMEOUT).await?;
         tokio::time::sleep(PAUSE).await;
     }
@@ -103,22 +162,10 @@ async fn carry(replica: &Replica, slack_bytes: u64) -> Result<(), ReplicaError> 
 }
 
 /// The command that the machine wants to have proposed, if it wants one.
-fn command(answer: &Bytes) -> Option<Bytes> {
-    match Answer::decode(answer).ok()? {
-        Answer::Refused(refusal) => {
-            tracing::warn!(%refusal, "records cannot be carried forward: the log keeps all since");
-            None
-        }
-        Answer::Spare(parts) if !parts.is_empty() => Command::Carry(parts).encode().ok(),
-        Answer::Appended { .. }
-        | Answer::Cursor(_)
-        | Answer::Cursors { .. }
-        | Answer::Done
-        | Answer::Group(_)
-        | Answer::Offset(_)
-        | Answer::Records(_)
-        | Answer::Spare(_)
-        | Answer::Topic(_)
-        | Answer::Topics { .. } => None,
+fn command(answer: Answer) -> Option<Bytes> {
+    if let Answer::Refused(refusal) = answer {
+        tracing::warn!(%refusal, "records cannot be carried forward: the log keeps all since");
     }
+    let Answer::Spare(parts) = answer else { return None };
+    if parts.is_empty() { None } else { Command::Carry(parts).encode().ok() }
 }

@@ -105,12 +105,24 @@ fn topics_are_created_listed_configured_and_deleted() {
     assert_eq!(exists, failed(1, message));
     assert_eq!(run(&["configure", "events", "--records", "10"]), done("OK\n"));
     assert_eq!(run(&["append", "orders", "x"]), done("OK offset 0\n"));
+    let compacted =
+        ["create", "prices", "--compact", "--compact-after", "1m", "--dirty-percent", "30"];
+    assert_eq!(run(&compacted), done("OK\n"));
+    assert_eq!(run(&["append", "prices", "9", "--key", "tea"]), done("OK offset 0\n"));
+    let keyless = "error: INVALID_PAYLOAD: records of this topic need a key: it is compacted; nothing \
+                   was changed\n";
+    assert_eq!(run(&["append", "prices", "9"]), failed(1, keyless));
+    assert_eq!(run(&["create", "other", "--compact-after", "1m"]).exit, 2);
+    assert_eq!(run(&["create", "other", "--compact", "--dirty-percent", "0"]).exit, 2);
 
     let table = run(&["topics"]).stdout;
     let rows: Vec<Vec<&str>> = table.lines().map(|row| row.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["TOPIC", "RECORDS", "FIRST", "NEXT", "BYTES", "KEEPS", "CURSORS"]);
     assert_eq!(rows[1], ["events", "0", "0", "0", "0", "10", "records", "0"]);
     assert_eq!(rows[2][..4], ["orders", "1", "0", "1"]);
+    assert_eq!(rows[3][5..9], ["last", "of", "each", "key"]);
+    let prices = &lines(&served, &["log", "topics", "prices"])[0]["options"]["compaction"];
+    assert_eq!((&prices["dirty_percent"], &prices["after"]["secs"]), (&json!(30), &json!(60)));
     let orders = lines(&served, &["log", "topics", "ord"]);
     assert_eq!(
         (orders.len(), &orders[0]["topic"], &orders[0]["next"]),

@@ -171,21 +171,22 @@ impl Reader<'_> {
             Start::End => view.next,
             Start::Offset(offset) => offset,
         };
-        let mut end = count.map_or(view.next, |count| next.saturating_add(count).min(view.next));
         // What is appended meanwhile is not printed: or it might never end.
-        end = end.max(next);
-        while next < end {
-            let records = u32::try_from(end - next).unwrap_or(PAGE).min(PAGE);
+        let (end, mut left) = (view.next, count.unwrap_or(u64::MAX));
+        while next < end && left > 0 {
+            let records = u32::try_from((end - next).min(left)).unwrap_or(PAGE).min(PAGE);
             let limits = ReadLimits { records, ..ReadLimits::default() };
             let page = tokio::select! {
                 biased;
                 page = self.topic.read(next, limits) => page.map_err(|error| self.failed(error))?,
                 () = interrupted() => break,
             };
+            let records = page.records.into_iter().take_while(|stored| stored.offset < end);
             let records: Vec<_> =
-                page.records.into_iter().filter(|stored| stored.offset < end).collect();
+                records.take(usize::try_from(left).unwrap_or(usize::MAX)).collect();
             let Some(last) = records.last() else { break };
             next = last.offset + 1;
+            left = left.saturating_sub(records.len() as u64);
             self.print(&records)?;
             self.store(next).await?;
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 use zmesh::config::{Period, Size};
-use zmesh::log::{TopicOptions, TopicView};
+use zmesh::log::{Compaction, TopicOptions, TopicView};
 
 use super::super::failure::{Exit, Failure};
 use super::super::output::Record;
@@ -40,6 +40,19 @@ pub(in crate::cli) struct CreateArgs {
     /// Bytes that one record may have [default: 1MiB].
     #[arg(long, value_name = "SIZE")]
     record_bytes_max: Option<Size>,
+    /// Compact by key: of the records with the same key only the last one has to stay. A record with
+    /// an empty value ends its key. All records must have a key then.
+    #[arg(long)]
+    compact: bool,
+    /// Keep every record for at least this time before it may be compacted [default: 0s].
+    #[arg(long, value_name = "DURATION", requires = "compact")]
+    compact_after: Option<Period>,
+    /// Keep records with an empty value for at least this time [default: 24h].
+    #[arg(long, value_name = "DURATION", requires = "compact")]
+    tombstones_for: Option<Period>,
+    /// Compact when so much of the topic has come since the last time [default: 50].
+    #[arg(long, value_name = "PERCENT", requires = "compact")]
+    dirty_percent: Option<u8>,
     #[command(flatten)]
     connect: Connect,
 }
@@ -136,13 +149,24 @@ fn options(args: &CreateArgs) -> Result<TopicOptions, Failure> {
         age: args.age.map(|period| period.0),
         bytes: args.bytes.map(|size| size.0),
         records: args.records,
+        compaction: args.compact.then(|| compaction(args)),
         record_bytes_max,
     };
     match options.check() {
         Ok(()) => Ok(options),
         Err(error) => Err(Failure::new(Exit::Usage, error.to_string()).next(
-            "ages are whole seconds; limits are above 0; a record has at most 8MiB less 1KiB",
+            "ages are whole seconds; limits are above 0; a record has at most 8MiB less 1KiB; \
+             --dirty-percent is 1 to 100",
         )),
+    }
+}
+
+fn compaction(args: &CreateArgs) -> Compaction {
+    let defaults = Compaction::default();
+    Compaction {
+        after: args.compact_after.map_or(defaults.after, |period| period.0),
+        tombstones_for: args.tombstones_for.map_or(defaults.tombstones_for, |period| period.0),
+        dirty_percent: args.dirty_percent.unwrap_or(defaults.dirty_percent),
     }
 }
 
@@ -184,6 +208,7 @@ fn keeps(options: &TopicOptions) -> String {
         options.age.map(|age| Period(age).to_string()),
         options.bytes.map(|bytes| Size(bytes).to_string()),
         options.records.map(|records| format!("{records} records")),
+        options.compaction.map(|_| "last of each key".to_owned()),
     ];
     let limits: Vec<_> = limits.into_iter().flatten().collect();
     if limits.is_empty() { "all".to_owned() } else { limits.join(", ") }

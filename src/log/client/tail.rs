@@ -325,10 +325,10 @@ impl Source {
         }
     }
 
-    /// The records of a page, which have to begin where they were asked for.
+    /// The records of a page, which have to begin where they were asked for, or behind a gap.
     fn check(&mut self, from: u64, page: &Page) -> Result<(Vec<Stored>, u64), Error> {
         let records = stored(page, from)?;
-        if records.first().is_none_or(|first| first.offset != from) {
+        if records.first().is_none_or(|first| first.offset != from && !page.gaps) {
             return Err(Refusal::Damaged.into());
         }
         self.id = page.id;

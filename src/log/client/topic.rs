@@ -87,8 +87,11 @@ pub struct Stored {
 /// Records that were read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Records {
-    /// In order and without a gap.
+    /// In order, and without a gap unless there may be `gaps`.
     pub records: Vec<Stored>,
+    /// Whether records may be missing that others with the same key have followed: the topic was
+    /// [compacted](crate::log::Compaction).
+    pub gaps: bool,
     /// The oldest offset that is kept.
     pub first: u64,
     /// The offset that the next record will get.
@@ -248,7 +251,8 @@ impl Topic {
             Err(Error::Refused(Refusal::Behind { .. })) => self.read_elsewhere(&read).await?,
             other => other?,
         };
-        Ok(Records { first: page.first, end: page.next, records: stored(&page, from)? })
+        let Page { first, next: end, gaps, .. } = page;
+        Ok(Records { first, end, gaps, records: stored(&page, from)? })
     }
 
     /// The offset of the first record that has at least this timestamp, in milliseconds since 1970,
@@ -464,7 +468,6 @@ fn check(records: &[Record]) -> Result<usize, Error> {
     }
 }
 
-/// The page that a replica answered with.
 /// What became of an append of `count` records that was applied.
 fn appended(node: NodeId, applied: Applied, count: u64) -> Result<Appended, Error> {
     let (index, term, level) = (applied.index, applied.term, applied.level);
@@ -474,6 +477,7 @@ fn appended(node: NodeId, applied: Applied, count: u64) -> Result<Appended, Erro
     }
 }
 
+/// The page that a replica answered with.
 pub(super) fn page(answer: (NodeId, Applied)) -> Result<Page, Error> {
     match answered(answer)? {
         (_, Answer::Records(page)) => Ok(page),

@@ -125,6 +125,11 @@ impl Ticket {
         Self { settlement, settler: Some(settler), unused: Verdict::Release, member }
     }
 
+    /// The topic does not have the record any more: there is nothing left to be done with it.
+    pub(super) fn gone(mut self) {
+        self.unused = Verdict::Ack;
+    }
+
     /// What is said is said when this is polled first, and what follows is the answer.
     async fn settle(mut self, verdict: Verdict) -> Result<(), GroupError> {
         let settler = self.settler.take().ok_or(GroupError::Left)?;

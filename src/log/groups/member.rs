@@ -356,8 +356,8 @@ impl Task {
         while let Some(from) = fetched.front().map(|(delivered, _)| delivered.offset) {
             let records = run(fetched.iter().map(|(delivered, _)| delivered.offset));
             let limits = ReadLimits { records, ..ReadLimits::default() };
-            let records = match self.group.topic().read(from, limits).await {
-                Ok(found) => found.records,
+            let (records, gaps) = match self.group.topic().read(from, limits).await {
+                Ok(found) => (found.records, found.gaps),
                 Err(Error::Refused(log::Refusal::OffsetTooOld { first })) if first > from => {
                     // The topic has forgotten them, and so will the group.
                     fetched.retain(|(delivered, _)| delivered.offset >= first);
@@ -365,10 +365,15 @@ impl Task {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if records.first().is_none_or(|first| first.offset != from) {
+            if records.first().is_none_or(|first| first.offset != from && !gaps) {
                 return Err(invalid(node));
             }
             for stored in records {
+                // Others with the same key have followed those that are not there.
+                let is_gone = |(delivered, _): &(Delivered, _)| delivered.offset < stored.offset;
+                while fetched.front().is_some_and(is_gone) {
+                    fetched.pop_front().into_iter().for_each(|(_, ticket)| ticket.gone());
+                }
                 let is_next = |(delivered, _): &(Delivered, _)| delivered.offset == stored.offset;
                 if fetched.front().is_some_and(is_next)
                     && let Some((delivered, ticket)) = fetched.pop_front()

@@ -460,5 +460,6 @@ fn damaged_snapshot_is_refused_and_the_state_stays() {
 }
 
 mod carried;
+mod compacted;
 mod consumers;
 mod model;
