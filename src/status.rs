@@ -170,6 +170,18 @@ pub struct Running {
     pub reads_waiting: usize,
     /// Whether the disk has room for more entries; without it, writes are refused.
     pub has_room: bool,
+    /// The last index in its newest snapshot, if it has one.
+    #[serde(default)]
+    pub snapshot_index: Option<u64>,
+    /// Bytes of that.
+    #[serde(default)]
+    pub snapshot_bytes: u64,
+    /// Whether one is being written.
+    #[serde(default)]
+    pub snapshot_writing: bool,
+    /// How many were written since the start.
+    #[serde(default)]
+    pub snapshots_taken: u64,
     /// The newest difference between the states of the members that this one has found.
     #[serde(default)]
     pub divergence: Option<Box<replica::Divergence>>,
@@ -413,6 +425,10 @@ impl From<replica::Status> for Running {
             in_sync: status.acks.in_sync.members,
             under_replicated_ms: status.acks.under_replicated_ms,
             in_sync_shrinks: status.acks.shrinks,
+            snapshot_index: status.snapshots.index,
+            snapshot_bytes: status.snapshots.bytes,
+            snapshot_writing: status.snapshots.writing,
+            snapshots_taken: status.snapshots.taken,
             in_sync_grows: status.acks.grows,
             unanswered_dropped: status.acks.unanswered_dropped,
             proposals_waiting: status.waiting.proposals,
