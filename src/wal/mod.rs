@@ -11,6 +11,7 @@
 //! its index and above by being written after them); whatever lies before the position that the
 //! metadata remembers was synced; after a failed write or sync nothing is written again.
 
+mod chunks;
 mod disk;
 mod error;
 mod lock;

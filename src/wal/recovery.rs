@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::chunks::Chunks;
 use super::disk::{Disk, OpenMode};
 use super::error::{WalError, is_full};
 use super::lock::DirectoryLock;
@@ -21,6 +22,9 @@ use super::segment::{self, Name, START, Segment};
 use super::table::{Position, Table};
 use super::window::Window;
 use super::{Identity, Options, Point, Recovered, Wal};
+
+/// Bytes that are written again at once.
+const REWRITE_BYTES: usize = 1 << 20;
 
 /// Bytes of a segment, if the format can express them.
 pub(super) fn segment_bytes(bytes: u64) -> Result<u32, WalError> {
@@ -310,28 +314,30 @@ impl Replay {
 
     /// Reads the records of the next segment.
     pub(super) fn segment(&mut self, segment: &Segment, facts: &Facts) -> Result<(), WalError> {
-        let bytes = segment.read()?;
-        let mut walk = Walk::new(&bytes, segment.seed, offset_of(START));
-        loop {
-            match walk.step() {
-                Step::Record { offset, record } => self.record(segment, offset, &record)?,
-                Step::End { offset } => {
-                    self.offset = small(offset);
-                    return Ok(());
-                }
-                Step::Damaged { offset, damage } => {
-                    self.offset = small(offset);
-                    let synced = segment.name.sequence < facts.tail.sequence
-                        || self.offset < facts.tail.offset;
-                    if synced || judge(&bytes, segment.seed, offset) == Cause::Corrupt {
-                        return Err(segment.corrupt(offset, damage));
-                    }
-                    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-                    self.torn = small(used - offset);
-                    return Ok(());
-                }
-            }
+        let mut chunks = Chunks::new(segment, offset_of(START));
+        while let Some((offset, record)) = chunks.record()? {
+            self.record(segment, offset, &record)?;
         }
+        self.offset = small(chunks.offset());
+        if chunks.ends_in_zeros()? { Ok(()) } else { self.judge_end(segment, facts) }
+    }
+
+    /// Finds out why the records of the segment are followed by something else. Takes all of its
+    /// bytes to do so, which hardly ever happens.
+    fn judge_end(&mut self, segment: &Segment, facts: &Facts) -> Result<(), WalError> {
+        let bytes = segment.read()?;
+        let Step::Damaged { offset, damage } =
+            Walk::new(&bytes, segment.seed, offset_of(self.offset)).step()
+        else {
+            return Err(segment.corrupt(offset_of(self.offset), "it does not read twice the same"));
+        };
+        let synced = segment.name.sequence < facts.tail.sequence || self.offset < facts.tail.offset;
+        if synced || judge(&bytes, segment.seed, offset) == Cause::Corrupt {
+            return Err(segment.corrupt(offset, damage));
+        }
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        self.torn = small(used - offset);
+        Ok(())
     }
 
     /// Takes one record over into the table.
@@ -410,10 +416,14 @@ fn small(bytes: usize) -> u32 {
 /// Writes the records again that were not known to be synced. After a failed sync the system takes
 /// them for clean although the disk does not have them, and would sync nothing.
 fn rewrite(active: &Segment, from: u32, to: u32) -> Result<(), WalError> {
-    let mut bytes = vec![0; offset_of(to - from)];
-    let from = u64::from(from);
-    active.file.read_at(&mut bytes, from).map_err(WalError::io("read", &active.path))?;
-    active.file.write_at(&bytes, from).map_err(WalError::io("write", &active.path))
+    let mut bytes = vec![0; REWRITE_BYTES.min(offset_of(to - from))];
+    for begin in (from..to).step_by(REWRITE_BYTES) {
+        let count = REWRITE_BYTES.min(offset_of(to - begin));
+        let (part, begin) = (&mut bytes[..count], u64::from(begin));
+        active.file.read_at(part, begin).map_err(WalError::io("read", &active.path))?;
+        active.file.write_at(part, begin).map_err(WalError::io("write", &active.path))?;
+    }
+    Ok(())
 }
 
 /// Overwrites a torn tail with zeros, so that the next record finds what a new segment has. Says
