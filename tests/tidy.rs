@@ -44,6 +44,7 @@ const SHELLS: &[&str] = &[
     "src/replica/handle.rs",
     "src/replica/rejoin.rs",
     "src/replica/service.rs",
+    "src/replica/throttle.rs",
     "src/kv/mod.rs",
     "src/kv/client",
     "src/log/client",

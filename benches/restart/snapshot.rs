@@ -17,7 +17,7 @@ const FILL: u64 = 100;
 /// Snapshots that are seen before it ends.
 const SNAPSHOTS: u64 = 5;
 /// Those who write.
-const CLIENTS: [usize; 2] = [1, 64];
+const CLIENTS: [usize; 2] = [64, 256];
 
 pub(super) async fn run(keys: u64) {
     println!("\nSET while the leader writes a snapshot of {keys} keys, to SET while it does not");

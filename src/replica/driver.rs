@@ -21,6 +21,7 @@ use super::snapshot::JobDone;
 use super::status::Status;
 use super::store::{Store, settle};
 use super::sync::SyncMode;
+use super::throttle::throttled;
 use crate::consensus::membership::Member;
 use crate::consensus::{Persist, Role, StartError, wire};
 use crate::id::NodeId;
@@ -250,6 +251,7 @@ impl<M: Machine> Driver<M> {
             return;
         }
         if let Some(job) = self.core.take_job() {
+            let job = job.with_image(throttled);
             let (files, log) = (self.store.files().clone(), self.store.log());
             self.job = Some(tokio::task::spawn_blocking(move || {
                 let done = job.run(&files);

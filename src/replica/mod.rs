@@ -39,6 +39,7 @@ mod snapshot;
 mod status;
 mod store;
 mod sync;
+mod throttle;
 mod transfer;
 mod verify;
 

@@ -69,6 +69,17 @@ pub enum JobDone {
 }
 
 impl Job {
+    /// The same job, whose image is written as `change` has it.
+    pub(in crate::replica) fn with_image(self, change: impl FnOnce(Image) -> Image) -> Self {
+        match self {
+            Self::Sum { point, image } => Self::Sum { point, image: change(image) },
+            Self::Write { point, membership, image } => {
+                Self::Write { point, membership, image: change(image) }
+            }
+            other @ (Self::Check { .. } | Self::Inspect { .. }) => other,
+        }
+    }
+
     /// Does it.
     pub fn run(self, files: &SnapshotFiles) -> JobDone {
         match self {
