@@ -241,6 +241,10 @@ pub fn serve(
 /// # Errors
 ///
 /// [`AskError`]; asking changes nothing.
+///
+/// # Cancel safety
+///
+/// Dropping the future changes nothing.
 pub async fn ask(node: &Node, peer: &NodeId, within: Duration) -> Result<Status, AskError> {
     let answer = node.system_request(peer, SUBJECT, Bytes::new()).timeout(within).await?;
     serde_json::from_slice(&answer)
@@ -266,6 +270,10 @@ pub enum AskError {
 
 impl Status {
     /// The status of `node`, of its replica of the store and of those of the log.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn of(
         node: &Node,
         replica: Option<&replica::Replica>,

@@ -154,6 +154,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; a read changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn get_stale(&self, replica: &NodeId, key: impl Into<Bytes>) -> Result<Stale, Error> {
         let query = Query::Entry { key: key.into(), revision: 0 }.encode()?;
         let answer = self.client.query_stale(replica, query).await?;
@@ -171,6 +175,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; a read changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn count(&self, range: KeyRange) -> Result<u64, Error> {
         let mut pages = self.list(range).count_only().pages();
         let mut count = 0;
@@ -191,6 +199,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; a read changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn history(
         &self,
         key: impl Into<Bytes>,
@@ -208,6 +220,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; a read changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn state(&self) -> Result<State, Error> {
         let (node, response) = self.ask(&Query::State).await?;
         let Response::State(state) = response else { return Err(odd(node)) };
@@ -219,6 +235,10 @@ impl Kv {
     /// # Errors
     ///
     /// As [`Set`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn limits(&self, limits: Limits) -> Result<Written, Error> {
         self.write(&Command::Limits(limits)).await
     }
@@ -229,6 +249,10 @@ impl Kv {
     /// # Errors
     ///
     /// As [`Set`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn compact(&self, revision: u64) -> Result<Written, Error> {
         self.write(&Command::Compact { revision }).await
     }
@@ -242,6 +266,10 @@ impl Kv {
     /// # Errors
     ///
     /// As [`Set`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: a lease that nobody knows of ends by itself.
     pub async fn grant(&self, ttl: Duration) -> Result<Lease, Error> {
         self.lease(&Command::Grant { ttl }).await
     }
@@ -251,6 +279,10 @@ impl Kv {
     /// # Errors
     ///
     /// As [`Set`]; [`Failure::LeaseUnknown`](super::Failure::LeaseUnknown) if it has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn keep_alive(&self, lease: u64) -> Result<Lease, Error> {
         self.lease(&Command::Keep { lease }).await
     }
@@ -260,6 +292,10 @@ impl Kv {
     /// # Errors
     ///
     /// As [`keep_alive`](Self::keep_alive).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn revoke(&self, lease: u64) -> Result<Written, Error> {
         self.write(&Command::Revoke { lease }).await
     }
@@ -269,6 +305,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; a read changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn leases(&self, after: u64, limit: u32) -> Result<Vec<Lease>, Error> {
         let (node, response) = self.ask(&Query::Leases { after, limit }).await?;
         let Response::Leases { leases, .. } = response else { return Err(odd(node)) };
@@ -281,6 +321,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; an inquiry changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn inquire(&self, command: CommandId) -> Result<Inquiry, Error> {
         Ok(self.client.inquire(command).await?)
     }

@@ -120,6 +120,10 @@ impl Log {
     /// # Errors
     ///
     /// [`Error`]; it changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn topics(
         &self,
         prefix: &str,
@@ -147,6 +151,10 @@ impl Log {
     /// # Errors
     ///
     /// [`Error::GroupsDiffer`], and [`ClientError::NoReplica`] if nobody says so in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn group_count(&self) -> Result<u16, Error> {
         if let Some(groups) = self.groups.get() {
             return Ok(*groups);

@@ -391,6 +391,10 @@ impl Node {
     /// # Errors
     ///
     /// [`WaitError::Timeout`] after `timeout`, [`WaitError::Stopped`] if the node stops meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop and to call again.
     pub async fn wait_for_peers(
         &self,
         filter: &Filter,
@@ -469,6 +473,10 @@ impl Node {
     /// Says goodbye to every peer, fails what is in flight and closes every socket.
     ///
     /// Returns when all is closed, within 2 s whatever the peers do. Idempotent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: the node stops all the same.
     pub async fn stop(&self) {
         self.handle.shared.with(|core, now| core.stop(now));
         let mut finished = self.handle.finished.clone();
@@ -544,6 +552,10 @@ impl Events {
     /// # Errors
     ///
     /// As [`next`](Self::next).
+    ///
+    /// # Cancel safety
+    ///
+    /// No join is lost if the future is dropped.
     pub async fn next_joined(&mut self) -> Result<Option<PeerInfo>, Lagged> {
         while let Some(event) = self.next().await? {
             if let Event::PeerJoined { peer, .. } = event {

@@ -216,6 +216,10 @@ impl Admin {
     /// # Errors
     ///
     /// [`ClientError`]; asking changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn members(&self, timeout: Duration) -> Result<Roster, ClientError> {
         let deadline = self.clock.now() + timeout;
         let subject = service::list_subject(&self.service);
@@ -229,6 +233,10 @@ impl Admin {
     /// # Errors
     ///
     /// [`ClientError`]; asking again is safe whatever its effect is.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn add_learner(
         &self,
         member: &NodeId,
@@ -242,6 +250,10 @@ impl Admin {
     /// # Errors
     ///
     /// As [`add_learner`](Self::add_learner).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn promote(
         &self,
         member: &NodeId,
@@ -255,6 +267,10 @@ impl Admin {
     /// # Errors
     ///
     /// As [`add_learner`](Self::add_learner); `MEMBER_UNKNOWN` if there was no such member before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn remove(&self, member: &NodeId, timeout: Duration) -> Result<Applied, ClientError> {
         let deadline = self.clock.now() + timeout;
         let roster = self.members(timeout).await?;
@@ -278,6 +294,10 @@ impl Admin {
     /// # Errors
     ///
     /// As [`add_learner`](Self::add_learner).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn transfer(
         &self,
         member: &NodeId,
@@ -291,6 +311,10 @@ impl Admin {
     /// # Errors
     ///
     /// [`ClientError`]; a mark changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn mark(&self, timeout: Duration) -> Result<u64, ClientError> {
         let deadline = self.clock.now() + timeout;
         let subject = Operation::Command.subject(&self.service);
@@ -305,6 +329,10 @@ impl Admin {
     /// # Errors
     ///
     /// [`ClientError`]; asking changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn hashes(
         &self,
         node: &NodeId,

@@ -238,6 +238,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; a query changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn query(&self, query: Bytes) -> Result<(NodeId, Applied), ClientError> {
         self.query_as(Operation::Query, query).await
     }
@@ -247,6 +251,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; a query changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn query_stale(
         &self,
         replica: &NodeId,
@@ -264,6 +272,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; a query changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn wait(&self, query: Bytes) -> Result<(NodeId, Applied), ClientError> {
         if let Some(replica) = &self.local {
             return match replica.wait(query, self.timeout).await {
@@ -280,6 +292,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; a query changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn wait_on(
         &self,
         replica: &NodeId,
@@ -311,6 +327,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; an inquiry changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn inquire(&self, command: CommandId) -> Result<Inquiry, ClientError> {
         let mut bytes = BytesMut::with_capacity(16);
         bytes.put_u64_le(command.session);
@@ -332,6 +352,10 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]: it will end by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn end(&self) -> Result<(), ClientError> {
         let Some(session) = self.shared.session.lock().take() else { return Ok(()) };
         let deadline = self.clock.now() + self.timeout;

@@ -455,6 +455,10 @@ impl Replica {
     ///
     /// After `timeout` [`ReplicaError::NotFormed`] if the cluster has not begun, else
     /// [`ReplicaError::NoQuorum`]; [`ReplicaError::Io`] if the replica has stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop and to call again.
     pub async fn ready(&self, timeout: Duration) -> Result<NodeId, ReplicaError> {
         let mut leadership = self.leadership();
         let wait = async {
@@ -546,6 +550,10 @@ impl Replica {
     /// # Errors
     ///
     /// [`ReplicaError`]; a query changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn read(&self, query: Bytes, timeout: Duration) -> Reply {
         let deadline = self.handle.shared.clock.now() + timeout;
         let input = |reply| Input::Read { query, deadline, reply };
@@ -558,6 +566,10 @@ impl Replica {
     /// # Errors
     ///
     /// [`ReplicaError`] if the replica has stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn read_stale(&self, query: Bytes) -> Result<Applied, ReplicaError> {
         let input = |reply| Input::ReadStale { query, reply };
         self.handle.shared.operate(input).await
@@ -569,6 +581,10 @@ impl Replica {
     /// # Errors
     ///
     /// [`ReplicaError`] if the replica has stopped, or too many wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn wait(&self, query: Bytes, timeout: Duration) -> Reply {
         let deadline = self.handle.shared.clock.now() + timeout;
         let input = |reply| Input::Wait { query, deadline, reply };
@@ -576,6 +592,10 @@ impl Replica {
     }
 
     /// How far it has come, and everything about it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn status(&self) -> Progress {
         self.handle.shared.status().await
     }

@@ -82,6 +82,10 @@ impl Kv {
     /// # Errors
     ///
     /// As [`lock`](Self::lock).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lock`](Self::lock).
     pub async fn try_lock(&self, name: &str, ttl: Duration) -> Result<Option<Guard>, Error> {
         let guard = self.queue(name, Bytes::new(), ttl).await?;
         match guard.before().await? {
@@ -98,7 +102,11 @@ impl Kv {
     ///
     /// # Errors
     ///
-    /// As [`lock`](Self::lock), and as safe to cancel.
+    /// As [`lock`](Self::lock).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`lock`](Self::lock).
     pub async fn elect(
         &self,
         name: &str,
@@ -121,6 +129,10 @@ impl Kv {
     /// # Errors
     ///
     /// [`Error`]; a read changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn elected(&self, name: &str) -> Result<Option<Entry>, Error> {
         let (queue, _) = self.waiting(name).await?;
         let Some(first) = queue.into_iter().min_by_key(|entry| entry.created) else {
@@ -205,6 +217,11 @@ impl Guard {
     /// # Errors
     ///
     /// [`Error::LockLost`]: it had been lost before. Any other error: it is free when its time has
+    /// passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it; at the latest the lock is free when its time has
     /// passed.
     pub async fn release(mut self) -> Result<(), Error> {
         let lease = self.keeper.stop();

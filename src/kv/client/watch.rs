@@ -126,7 +126,11 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// As [`next`](Self::next), and as safe to cancel.
+    /// As [`next`](Self::next).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`next`](Self::next).
     pub async fn next_batch(&mut self) -> Result<Vec<Event>, Error> {
         while self.buffered.is_empty() {
             self.ask().await?;

@@ -34,6 +34,10 @@ impl Cursor {
     ///
     /// [`Error`], with [`Refusal::TopicUnknown`](crate::log::Refusal) if there is no topic. It
     /// changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn load(&self) -> Result<Option<u64>, Error> {
         let query = Query::Cursor { topic: self.topic.name_bytes(), cursor: self.name.clone() };
         let client = self.topic.client().await?;
@@ -64,6 +68,10 @@ impl Cursor {
     ///
     /// As [`store`](Self::store); [`Refusal::CursorMismatch`](crate::log::Refusal) says where it
     /// is.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`store`](Self::store).
     pub async fn store_if(&self, expected: Option<u64>, offset: u64) -> Result<(), Error> {
         self.set(expected.map_or(Expected::Absent, Expected::Offset), offset).await
     }
@@ -73,6 +81,10 @@ impl Cursor {
     /// # Errors
     ///
     /// As [`store`](Self::store).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn clear(&self) -> Result<(), Error> {
         let topic = self.topic.name_bytes();
         self.topic.done(&Command::ClearCursor { topic, cursor: self.name.clone() }).await

@@ -244,6 +244,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]: [`Refusal::OffsetTooOld`] has the oldest offset that is kept. It changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn read(&self, from: u64, limits: ReadLimits) -> Result<Records, Error> {
         let read = self.read_query(0, from, limits);
         let client = self.client().await?;
@@ -262,6 +266,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]; it changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn offset_at(&self, timestamp: u64) -> Result<u64, Error> {
         let query = Query::Find { topic: self.name_bytes(), timestamp }.encode()?;
         match answered(self.client().await?.query(query).await?)? {
@@ -276,6 +284,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]; it changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn end(&self) -> Result<u64, Error> {
         Ok(self.view().await?.next)
     }
@@ -302,6 +314,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`GroupError`]; it changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn groups(&self) -> Result<Vec<GroupStatus>, GroupError> {
         Group::all(self).await
     }
@@ -312,6 +328,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]; it changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn cursors(&self, after: &str, limit: u16) -> Result<Vec<(String, u64)>, Error> {
         let (topic, after) = (self.name_bytes(), Bytes::from(after.to_owned()));
         let query = Query::Cursors { topic, after, limit }.encode()?;
@@ -332,6 +352,10 @@ impl Topic {
     ///
     /// [`Error`]: [`Refusal::TopicExists`] if it has other options; with
     /// [`Effect::Unknown`](crate::Effect::Unknown) it may have been created.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn create(&self, options: TopicOptions) -> Result<TopicView, Error> {
         self.change_topic(&Command::Create { topic: self.name_bytes(), options }).await
     }
@@ -342,6 +366,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]; with [`Effect::Unknown`](crate::Effect::Unknown) it may have been done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn configure(&self, options: TopicOptions) -> Result<TopicView, Error> {
         self.change_topic(&Command::Configure { topic: self.name_bytes(), options }).await
     }
@@ -352,6 +380,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]; with [`Effect::Unknown`](crate::Effect::Unknown) it may have been done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn delete(&self) -> Result<(), Error> {
         self.done(&Command::Delete { topic: self.name_bytes() }).await
     }
@@ -361,6 +393,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]; with [`Effect::Unknown`](crate::Effect::Unknown) it may have been done.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn trim(&self, before: u64) -> Result<u64, Error> {
         let command = Command::Trim { topic: self.name_bytes(), before };
         match self.change(&command).await? {
@@ -374,6 +410,10 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error`]: [`Refusal::TopicUnknown`] if there is none. It changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn view(&self) -> Result<TopicView, Error> {
         let query = Query::Topic { topic: self.name_bytes() }.encode()?;
         match answered(self.client().await?.query(query).await?)? {

@@ -54,6 +54,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`]; with [`Refusal::Differs`](super::Refusal::Differs) it has other options.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn create(&self, start: Start, options: GroupOptions) -> Result<(), GroupError> {
         let group = self.name.clone();
         self.done(&GroupCommand::Create { group, start, options }).await
@@ -65,6 +69,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn delete(&self) -> Result<(), GroupError> {
         self.done(&GroupCommand::Delete { group: self.name.clone() }).await
     }
@@ -81,6 +89,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`]; a question changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn status(&self) -> Result<GroupStatus, GroupError> {
         match self.query(&GroupQuery::Status { group: self.name.clone() }).await? {
             (_, GroupResponse::Status(status)) => Ok(*status),
@@ -93,6 +105,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`]; a question changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn members(&self) -> Result<Vec<MemberStatus>, GroupError> {
         let mut members: Vec<MemberStatus> = Vec::new();
         loop {
@@ -112,6 +128,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`]; a question changes nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
     pub async fn dead_letters(&self, from: u64) -> Result<Vec<DeadLetter>, GroupError> {
         let group = self.name.clone();
         match self.query(&GroupQuery::Dead { group, from, max: PAGE }).await? {
@@ -126,6 +146,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn requeue(&self, offsets: &[u64]) -> Result<Vec<Outcome>, GroupError> {
         let (group, offsets) = (self.name.clone(), offsets.to_vec());
         self.settled(&GroupCommand::Requeue { group, offsets }).await
@@ -137,6 +161,10 @@ impl Group {
     /// # Errors
     ///
     /// [`GroupError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: it may be done, or be done yet.
     pub async fn drop_dead(&self, offsets: &[u64]) -> Result<Vec<Outcome>, GroupError> {
         let (group, offsets) = (self.name.clone(), offsets.to_vec());
         self.settled(&GroupCommand::Drop { group, offsets }).await

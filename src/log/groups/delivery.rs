@@ -85,6 +85,10 @@ impl Delivery {
     /// # Errors
     ///
     /// As [`ack`](Self::ack); longer than a day is refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`ack`](Self::ack).
     pub async fn nack(self, after: Duration) -> Result<(), GroupError> {
         self.ticket.settle(Verdict::Again { after }).await
     }
@@ -94,6 +98,10 @@ impl Delivery {
     /// # Errors
     ///
     /// As [`ack`](Self::ack).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`ack`](Self::ack).
     pub async fn bury(self) -> Result<(), GroupError> {
         self.ticket.settle(Verdict::Bury).await
     }
@@ -101,6 +109,10 @@ impl Delivery {
     /// The work takes longer: its time begins anew.
     ///
     /// # Errors
+    ///
+    /// As [`ack`](Self::ack).
+    ///
+    /// # Cancel safety
     ///
     /// As [`ack`](Self::ack).
     pub async fn extend(&self) -> Result<(), GroupError> {

@@ -98,6 +98,11 @@ impl MemberBuilder {
     ///
     /// [`GroupError`]; with [`Effect::Unknown`](crate::Effect::Unknown) a member may be there that
     /// nobody speaks for, and is gone when its time is up.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not recall it: a member may be there that nobody speaks for, and is
+    /// gone when its time is up.
     pub async fn join(self) -> Result<Member, GroupError> {
         let Self { group, name, prefetch } = self;
         let (member, options) = join(&group, &name).await?;
