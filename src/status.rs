@@ -19,7 +19,7 @@ use crate::node::{
 };
 use crate::protocol::system::Labels;
 use crate::replica::{self, Progress, Stopped};
-use crate::transport::Address;
+use crate::transport::{Address, Kind};
 use crate::{ErrorCode, NodeId};
 
 /// The subject of the request; its payload is ignored.
@@ -38,6 +38,9 @@ pub struct Build {
     pub curve: bool,
     /// Whether the node was allowed to listen, unencrypted, where other machines can reach it.
     pub insecure: bool,
+    /// What moves its messages.
+    #[serde(default)]
+    pub transport: Kind,
     /// When writes of the replica reach the disk: `always` is before they are acknowledged, with
     /// `interval` and `never` a power cut may take acknowledged writes back. None without a replica.
     pub sync: Option<String>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use zmesh::client::ClientEvent;
 use zmesh::route::Filter;
 use zmesh::status::{AskError, Status};
+use zmesh::transport::Kind;
 use zmesh::{
     Address, Clock, Direction, Effect, ErrorCode, Event, Events, Node, NodeId, RequestError, Time,
     status,
@@ -106,8 +107,18 @@ impl Client {
 
 /// Starts a node that listens nowhere and dials `addresses`.
 pub(super) fn start(cluster: &str, addresses: &[Address]) -> Result<Node, Failure> {
+    start_over(Kind::default(), cluster, addresses)
+}
+
+/// As [`start`], over a transport.
+pub(super) fn start_over(
+    transport: Kind,
+    cluster: &str,
+    addresses: &[Address],
+) -> Result<Node, Failure> {
     let random = uuid::Uuid::new_v4().simple().to_string();
     let builder = Node::builder(format!("cli-{}", &random[..16])).cluster(cluster);
+    let builder = builder.transport_kind(transport);
     let builder = addresses.iter().fold(builder, |builder, address| builder.connect(address));
     builder.start().map_err(|error| Failure::from_error(Exit::Usage, &error))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use zmesh::config::{Period, Preset};
 use zmesh::status::Status;
+use zmesh::transport::Kind;
 use zmesh::{Address, Node, NodeId};
 
 use super::failure::{Exit, Failure};
@@ -58,6 +59,10 @@ pub(super) struct StartArgs {
     /// How fast the nodes of a new cluster notice a loss.
     #[arg(long, value_name = "PRESET", default_value = "low-latency")]
     preset: Preset,
+    /// What moves messages in a new cluster: libzmq, or native without its I/O thread [default:
+    /// libzmq].
+    #[arg(long, value_name = "KIND", value_enum)]
+    transport: Option<Kind>,
     /// Time the nodes may take to be ready and to elect a leader.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = period_above_zero)]
     timeout: Period,
@@ -108,6 +113,8 @@ async fn start(args: &StartArgs, context: &Context) -> Result<(), Failure> {
                 nodes,
                 preset: args.preset,
                 first_port: Some(FIRST_PORT),
+                transport: args.transport,
+                sync: None,
             };
             LocalCluster::create(dir, &plan, false)?
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use zmesh::config::Preset;
 use zmesh::status::Follower;
+use zmesh::transport::Kind;
 use zmesh::{Address, Clock, ErrorCode, Node, NodeId};
 
 use super::failure::{Exit, Failure};
@@ -39,6 +40,9 @@ pub(super) struct Args {
     /// Directory for data and logs, kept afterwards [default: a temporary one, removed].
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// What moves messages: libzmq, or native without its I/O thread [default: libzmq].
+    #[arg(long, value_name = "KIND", value_enum)]
+    transport: Option<Kind>,
     /// Seconds of load before each kill, and again before the dead node is restarted.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     seconds: Duration,
@@ -82,6 +86,8 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         nodes: args.nodes,
         preset: Preset::LowLatency,
         first_port: None,
+        transport: args.transport,
+        sync: None,
     };
     let cluster = LocalCluster::create(&dir, &plan, true)?;
     // Whatever ends this function drops the cluster, which kills its processes, and then the

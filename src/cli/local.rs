@@ -22,7 +22,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use zmesh::config::{ConfigError, Preset, Settings, Written};
+use zmesh::config::{ConfigError, Preset, Settings, Sync, Written};
+use zmesh::transport::Kind;
 use zmesh::{Address, InvalidNodeId, NodeId};
 
 use super::process::Process;
@@ -51,6 +52,10 @@ pub(super) struct Plan {
     /// The port of the first node, the others following it; any free ports if one of these is
     /// taken, or if there is none.
     pub(super) first_port: Option<u16>,
+    /// What moves messages.
+    pub(super) transport: Option<Kind>,
+    /// When writes are synced.
+    pub(super) sync: Option<Sync>,
 }
 
 /// A cluster of processes on this machine.
@@ -400,7 +405,9 @@ fn configuration(node: &LocalNode, all: &[LocalNode], plan: &Plan) -> Result<Str
     settings.node.cluster = Some(plan.cluster.clone());
     settings.node.bind = Some(node.address.clone());
     settings.node.peers = Some(others.map(|other| other.address.clone()).collect());
+    settings.node.transport = plan.transport;
     settings.heartbeat.preset = Some(plan.preset);
+    settings.replica.sync = plan.sync;
     // Relative to where the node runs, so that the whole directory may be moved or copied.
     settings.replica.data_dir = Some(PathBuf::from("data"));
     settings.replica.members = Some(all.iter().map(|node| node.id.clone()).collect());

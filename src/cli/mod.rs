@@ -17,6 +17,7 @@ use zmesh::config::{LogFormat, LogSettings, Period};
 use failure::{Exit, Failure};
 use output::Output;
 
+mod bench;
 mod check;
 mod client;
 mod cluster;
@@ -125,6 +126,8 @@ enum Command {
     Serve(serve::Args),
     /// Start three processes, write under load, kill the leader, and count what was lost.
     Demo(demo::Args),
+    /// Measure a mesh or a cluster: latencies, throughput, processor time and memory.
+    Bench(bench::Args),
     /// Start, look at, stop and hurt a cluster on this machine that stays.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -249,7 +252,8 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
     match command {
         // The log of a node is as its configuration says.
         Command::Serve(_) => {}
-        Command::Check(_)
+        Command::Bench(_)
+        | Command::Check(_)
         | Command::Cluster(_)
         | Command::Completions(_)
         | Command::Config(_)
@@ -269,6 +273,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Version => context.start_log()?,
     }
     match command {
+        Command::Bench(args) => wait(bench::run(args, context)),
         Command::Check(args) => wait(check::run(args, context)),
         Command::Cluster(command) => wait(cluster::run(command, context)),
         Command::Completions(args) => completions::run(args, context),

@@ -222,6 +222,7 @@ fn serve(
         libzmq: version.libzmq,
         curve: version.curve,
         insecure: config.node.insecure,
+        transport: config.node.transport,
         sync,
     };
     let taken = |error| Failure::from_error(Exit::Refused, &error);

@@ -12,8 +12,8 @@ const FAILING: &str = "echo disk on fire >&2; exit 3";
 /// `sh serve ...` runs the file `serve` in the directory of the node.
 fn cluster(dir: &Path, attached: bool, scripts: &[&str]) -> LocalCluster {
     let nodes = u16::try_from(scripts.len()).unwrap();
-    let plan =
-        Plan { cluster: "test".to_owned(), nodes, preset: Preset::LowLatency, first_port: None };
+    let (cluster, preset) = ("test".to_owned(), Preset::LowLatency);
+    let plan = Plan { cluster, nodes, preset, first_port: None, transport: None, sync: None };
     let mut cluster = LocalCluster::create(dir, &plan, attached).unwrap();
     cluster.program = "/bin/sh".into();
     for (node, script) in cluster.nodes().iter().zip(scripts) {

@@ -1,0 +1,636 @@
+//! `zmesh bench`: how fast a mesh or a cluster is, against what, and what it costs.
+//!
+//! It starts a cluster of processes on this machine, unless `--connect` names one that runs. This
+//! process has the clients, so on a small machine they take processor time from the members.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use zmesh::config::{Period, Preset, Size, Sync};
+use zmesh::replica::Acks;
+use zmesh::transport::Kind;
+use zmesh::{Address, NodeId};
+
+use super::failure::{Exit, Failure};
+use super::local::{LocalCluster, Plan as ClusterPlan};
+use super::output::Record;
+use super::progress::Progress;
+use super::{Connect, Context, client, interrupted};
+use baseline::Baseline;
+use plot::{Curve, Panel};
+use recorder::Figures;
+use schedule::Schedule;
+use usage::Machine;
+use work::{Plan, Work};
+
+mod baseline;
+mod plot;
+mod recorder;
+mod schedule;
+mod usage;
+mod work;
+
+/// Time in which a cluster has started, or stopped.
+const STEP_MAX: Duration = Duration::from_secs(30);
+/// Operations that are begun in a second while the leader is killed, unless asked otherwise.
+const FAILOVER_RATE: u32 = 1_000;
+/// Time between two looks at what is measured.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time a node may take to tell how it is.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scenario {
+    /// A request to a member, and its reply.
+    Request,
+    /// A one-way message, from the call to its handler in this process.
+    Tick,
+    /// A write of the store, on the disks of a quorum.
+    Set,
+    /// A linearizable read of the store.
+    Get,
+    /// A record appended to a topic, on the disks of a quorum.
+    Append,
+    /// A record, from the call of its append until a reader who follows has it.
+    Tail,
+    /// Reads and writes of the store.
+    Mixed,
+    /// Writes while the leader is killed; all that were acknowledged are read back.
+    Failover,
+}
+
+impl Scenario {
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    fn writes_keys(self) -> bool {
+        matches!(self, Self::Set | Self::Get | Self::Mixed | Self::Failover)
+    }
+
+    fn writes_records(self) -> bool {
+        matches!(self, Self::Append | Self::Tail)
+    }
+
+    /// What it is compared with.
+    fn baseline(self) -> Baseline {
+        match self {
+            Self::Request | Self::Tick | Self::Get => Baseline::TcpRoundTrip,
+            Self::Set | Self::Append | Self::Tail | Self::Mixed | Self::Failover => {
+                Baseline::DiskSync
+            }
+        }
+    }
+}
+
+/// Arguments of `zmesh bench`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What is measured, one after the other.
+    #[arg(required = true, value_enum)]
+    scenarios: Vec<Scenario>,
+    /// Clients, each a node of its own with its own connections.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    clients: u16,
+    /// Operations that one client has outstanding at once. Ticks have no end to wait for: of them
+    /// 1024 are on their way, whatever this is.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    outstanding: u16,
+    /// Begin so many operations in a second, by all clients together, and count the latency from when
+    /// each was meant to begin, so that stalls are not hidden [default: each begins when the last one
+    /// of its place has ended; failover: 1000].
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rate: Option<u32>,
+    /// Time that is measured.
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    duration: Period,
+    /// Time before that, which is not counted.
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    warm_up: Period,
+    /// Bytes of payloads, values and records; of ticks and of tail at least 8.
+    #[arg(long, value_name = "SIZE", default_value = "128")]
+    payload: Size,
+    /// Keys that are read and written, at random.
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    keys: u64,
+    /// Reads of a hundred operations, in mixed.
+    #[arg(long, value_name = "PERCENT", default_value_t = 90, value_parser = clap::value_parser!(u8).range(0..=100))]
+    reads: u8,
+    /// How strongly a write of the store is held before it counts: none, leader, quorum, all, or all:N.
+    #[arg(long, value_name = "LEVEL", default_value = "quorum")]
+    acks: Acks,
+    /// Read what one member has applied, instead of linearizably.
+    #[arg(long)]
+    stale: bool,
+    /// Seed of the choice of keys.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Measure again for each of these values: clients, outstanding, payload, keys, rate or nodes, such
+    /// as clients=1,16,64.
+    #[arg(long, value_name = "NAME=VALUE,...", value_parser = sweep)]
+    sweep: Option<Sweep>,
+    /// Draw latencies and the course of time to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Keep the keys and the topic that were written.
+    #[arg(long)]
+    keep: bool,
+    /// Members of the cluster that is started; without --connect.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
+    /// When its members sync what is written: always, interval or never.
+    #[arg(long, value_name = "MODE", default_value = "always")]
+    sync: Sync,
+    /// What moves messages, of the clients and of the members that are started.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    transport: Kind,
+    /// Directory for data and logs of that cluster, kept afterwards [default: a temporary one].
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// A figure that is varied.
+#[derive(Clone, Debug)]
+struct Sweep {
+    name: Varied,
+    values: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Varied {
+    Clients,
+    Keys,
+    Nodes,
+    Outstanding,
+    Payload,
+    Rate,
+}
+
+fn sweep(text: &str) -> Result<Sweep, String> {
+    let (name, values) = text.split_once('=').ok_or("expected such as clients=1,16,64")?;
+    let name = match name {
+        "clients" => Varied::Clients,
+        "keys" => Varied::Keys,
+        "nodes" => Varied::Nodes,
+        "outstanding" => Varied::Outstanding,
+        "payload" => Varied::Payload,
+        "rate" => Varied::Rate,
+        _ => return Err("expected clients, keys, nodes, outstanding, payload or rate".to_owned()),
+    };
+    let value = |value: &str| match value.parse::<Size>() {
+        Ok(Size(0)) => Err(format!("{value} is not above 0")),
+        Ok(size) => Ok(size.0),
+        Err(error) => Err(error.to_string()),
+    };
+    let values = values.split(',').map(value).collect::<Result<Vec<_>, _>>()?;
+    Ok(Sweep { name, values })
+}
+
+/// One result.
+#[derive(Debug, Serialize)]
+struct Report {
+    scenario: Scenario,
+    peer: &'static str,
+    clients: u16,
+    outstanding: u16,
+    payload: usize,
+    keys: u64,
+    /// None for a closed loop.
+    rate: Option<u32>,
+    transport: Kind,
+    /// Members; none for a cluster that was not started here.
+    nodes: Option<u16>,
+    #[serde(flatten)]
+    figures: Figures,
+    /// The p50 to that of the baseline.
+    ratio: Option<f64>,
+    baseline: Option<Baseline>,
+    baseline_us: Option<f64>,
+    /// Seconds of a processor for a million operations, by process.
+    cpu_s_per_million: BTreeMap<String, f64>,
+    /// Memory at the end, by process.
+    resident_bytes: BTreeMap<String, u64>,
+    /// The longest time without any operation that ended well.
+    longest_gap_ms: f64,
+    /// Acknowledged writes that could not be read back; failover only.
+    lost: Option<u64>,
+    machine: Machine,
+}
+
+impl Record for Report {
+    const COLUMNS: &'static [&'static str] = &[
+        "scenario",
+        "at once",
+        "rate",
+        "payload",
+        "per second",
+        "p50 us",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+        "ratio",
+        "errors",
+        "cpu s/M",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let Figures { per_second, p50_us, p90_us, p99_us, p999_us, max_us, errors, .. } =
+            &self.figures;
+        let whole = |figure: &f64| format!("{figure:.0}");
+        let at_once = u32::from(self.clients) * u32::from(self.outstanding);
+        vec![
+            self.scenario.name(),
+            at_once.to_string(),
+            self.rate.map_or_else(|| "-".to_owned(), |rate| rate.to_string()),
+            self.payload.to_string(),
+            whole(per_second),
+            whole(p50_us),
+            whole(p90_us),
+            whole(p99_us),
+            whole(p999_us),
+            whole(max_us),
+            self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
+            errors.values().sum::<u64>().to_string(),
+            format!("{:.1}", self.cpu_s_per_million.values().sum::<f64>()),
+        ]
+    }
+}
+
+/// Whom it is measured on.
+struct Bed {
+    cluster: String,
+    addresses: Vec<Address>,
+    /// The processes that were started for it.
+    local: Option<LocalCluster>,
+    /// Removed at the end.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// Measures everything that was asked for.
+pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    check(args, context)?;
+    let values = args.sweep.as_ref().map_or_else(
+        || vec![None],
+        |sweep| sweep.values.iter().map(|value| Some((sweep.name, *value))).collect(),
+    );
+    let (mut reports, mut panels, mut bed) = (Vec::new(), Vec::new(), None);
+    for value in values {
+        let nodes = match value {
+            Some((Varied::Nodes, nodes)) => u16::try_from(nodes).unwrap_or(u16::MAX),
+            _ => args.nodes,
+        };
+        let is_other = matches!(value, Some((Varied::Nodes, _)));
+        if is_other && let Some(before) = bed.take() {
+            end(before).await?;
+        }
+        if bed.is_none() {
+            bed = Some(Bed::start(args, nodes, context).await?);
+        }
+        let bed = bed.as_mut().expect("it was started");
+        for scenario in &args.scenarios {
+            let plan = plan(args, *scenario, value)?;
+            let (report, panel) = bed.measure(plan, args, context).await?;
+            if context.out.is_json() {
+                context.out.json(&report)?;
+            }
+            reports.push(report);
+            panels.push(panel);
+        }
+    }
+    if let Some(bed) = bed {
+        end(bed).await?;
+    }
+    finish(args, context, &reports, &panels)
+}
+
+/// What is wrong, before anything is started.
+fn check(args: &Args, context: &Context) -> Result<(), Failure> {
+    let is_running = is_running(context);
+    if is_running && args.scenarios.contains(&Scenario::Failover) {
+        let message = "failover kills the leader, and does so only in a cluster that it started";
+        return Err(Failure::new(Exit::Usage, message).next("leave --connect out"));
+    }
+    if args.payload.0 > 8 << 20 {
+        return Err(Failure::new(Exit::Usage, "--payload is at most 8MiB"));
+    }
+    Ok(())
+}
+
+/// Whether `--connect`, or its variable, names a cluster that runs.
+fn is_running(context: &Context) -> bool {
+    let source = context.command_matches().value_source("connect");
+    !matches!(source, None | Some(clap::parser::ValueSource::DefaultValue))
+}
+
+fn plan(args: &Args, scenario: Scenario, value: Option<(Varied, u64)>) -> Result<Plan, Failure> {
+    let default = (scenario == Scenario::Failover).then_some(FAILOVER_RATE);
+    let mut plan = Plan {
+        scenario,
+        clients: args.clients,
+        outstanding: args.outstanding,
+        payload: usize::try_from(args.payload.0).unwrap_or(usize::MAX),
+        keys: args.keys,
+        reads: args.reads,
+        acks: args.acks,
+        stale: args.stale,
+        seed: args.seed,
+        transport: args.transport,
+        schedule: Schedule {
+            rate: args.rate.or(default),
+            warm_up: args.warm_up.0,
+            end: args.warm_up.0 + args.duration.0,
+        },
+    };
+    if scenario == Scenario::Failover {
+        // Enough that those which wait for the next leader do not keep the others from beginning.
+        plan.outstanding = plan.outstanding.max(64);
+    }
+    let Some((name, value)) = value else { return Ok(plan) };
+    let limit = |most: u64| match value <= most {
+        true => Ok(value),
+        false => Err(Failure::new(Exit::Usage, format!("{value} is more than {most}"))),
+    };
+    let small = |most: u64| limit(most).map(|value| u16::try_from(value).unwrap_or(u16::MAX));
+    match name {
+        Varied::Clients => plan.clients = small(1_024)?,
+        Varied::Keys => plan.keys = limit(10_000_000)?,
+        Varied::Nodes => drop(limit(9)?),
+        Varied::Outstanding => plan.outstanding = small(4_096)?,
+        Varied::Payload => plan.payload = usize::try_from(limit(8 << 20)?).unwrap_or(usize::MAX),
+        Varied::Rate => {
+            plan.schedule.rate = Some(u32::try_from(limit(10_000_000)?).unwrap_or(u32::MAX));
+        }
+    }
+    Ok(plan)
+}
+
+impl Bed {
+    async fn start(args: &Args, nodes: u16, context: &Context) -> Result<Self, Failure> {
+        if is_running(context) {
+            let (cluster, addresses) = (args.connect.cluster.clone(), args.connect.connect.clone());
+            return Ok(Self { cluster, addresses, local: None, _temporary: None });
+        }
+        let temporary = match args.dir {
+            Some(_) => None,
+            None => Some(tempfile::tempdir().map_err(|error| {
+                Failure::new(Exit::Refused, format!("cannot make a temporary directory: {error}"))
+            })?),
+        };
+        let dir = args.dir.as_deref().or_else(|| temporary.as_ref().map(tempfile::TempDir::path));
+        let plan = ClusterPlan {
+            cluster: "bench".to_owned(),
+            nodes,
+            preset: Preset::LowLatency,
+            first_port: None,
+            transport: Some(args.transport),
+            sync: Some(args.sync),
+        };
+        let dir = dir.expect("one of both is there");
+        let mut local = LocalCluster::create(dir, &plan, true)?;
+        local.start(STEP_MAX).await?;
+        let addresses = local.nodes().iter().map(|node| node.address.clone()).collect();
+        let cluster = local.name().to_owned();
+        Ok(Self { cluster, addresses, local: Some(local), _temporary: temporary })
+    }
+
+    /// The processes that can be looked at.
+    fn processes(&self) -> Vec<(String, u32)> {
+        let own = ("clients".to_owned(), std::process::id());
+        let local = self.local.iter().flat_map(LocalCluster::nodes);
+        let local = local.filter_map(|node| Some((node.id.to_string(), node.pid()?)));
+        std::iter::once(own).chain(local).collect()
+    }
+
+    /// The member that leads the store, or the first that answers if there is no store.
+    async fn leader(&self) -> Result<NodeId, Failure> {
+        let node = client::start(&self.cluster, &self.addresses)?;
+        let found = async {
+            loop {
+                let peers: Vec<_> = node.peers().into_iter().map(|peer| peer.node).collect();
+                let statuses = client::survey(&node, peers, ANSWER_MAX).await;
+                let has_store = statuses.values().any(|status| status.replica.is_some());
+                match client::leader(&statuses) {
+                    Some((leader, _)) => return leader,
+                    None if !has_store && !statuses.is_empty() => {
+                        return statuses.into_keys().next().expect("there is one");
+                    }
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let found = tokio::time::timeout(STEP_MAX, found).await;
+        node.stop().await;
+        found.map_err(|_| {
+            Failure::new(Exit::Unreachable, format!("no node leads within {STEP_MAX:?}"))
+                .next("see `zmesh status`")
+        })
+    }
+
+    /// Measures one plan.
+    async fn measure(
+        &mut self,
+        plan: Plan,
+        args: &Args,
+        context: &Context,
+    ) -> Result<(Report, Panel), Failure> {
+        let dir = self.local.as_ref().map(|local| local.dir().to_owned());
+        let baseline = dir.as_ref().map(|_| plan.scenario.baseline());
+        let look =
+            || dir.as_ref().zip(baseline).and_then(|(dir, it)| it.measure(dir, plan.payload));
+        let before = look();
+        let leader = self.leader().await?;
+        let name = format!("zmesh.bench.{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let mut work =
+            Work::start(plan.clone(), name, &self.cluster, &self.addresses, &leader).await?;
+        let cpu_before = self.watch(&mut work, &plan, &leader, context).await?;
+        let cpu_after = self.cpu();
+        let measured = work.shared.elapsed().min(plan.schedule.end);
+        work.end().await;
+        let after = look();
+        let baseline_us = before.zip(after).map(|(before, after)| f64::midpoint(before, after));
+        let is_failover = plan.scenario == Scenario::Failover;
+        let lost = if is_failover { Some(work.lost().await?) } else { None };
+        let shared = std::sync::Arc::clone(&work.shared);
+        let resident = self.processes().into_iter();
+        let resident = resident.filter_map(|(name, pid)| Some((name, usage::resident(pid)?)));
+        let resident_bytes = resident.collect();
+        work.clean_up(args.keep).await;
+        if is_failover && let Some(local) = &mut self.local {
+            local.start(STEP_MAX).await?;
+        }
+        let recorder = shared.recorder.lock();
+        let figures = recorder.figures(measured.saturating_sub(plan.schedule.warm_up));
+        let per_million = |(name, after): (String, Duration)| {
+            let spent = after.checked_sub(*cpu_before.get(&name)?)?;
+            let operations = figures.operations.max(1) as f64;
+            Some((name, spent.as_secs_f64() / operations * 1e6))
+        };
+        let report = Report {
+            scenario: plan.scenario,
+            peer: "zmesh",
+            clients: plan.clients,
+            outstanding: plan.outstanding,
+            payload: plan.payload,
+            keys: plan.keys,
+            rate: plan.schedule.rate,
+            transport: plan.transport,
+            nodes: self.local.as_ref().and_then(|local| u16::try_from(local.nodes().len()).ok()),
+            ratio: baseline_us.map(|baseline| figures.p50_us / baseline),
+            baseline,
+            baseline_us,
+            cpu_s_per_million: cpu_after.into_iter().filter_map(per_million).collect(),
+            resident_bytes,
+            longest_gap_ms: recorder.longest_gap().as_secs_f64() * 1e3,
+            lost,
+            machine: Machine::describe(dir.as_deref()),
+            figures,
+        };
+        let title = format!(
+            "{}, {} clients, {} outstanding each, {} bytes",
+            plan.scenario.name(),
+            plan.clients,
+            plan.outstanding,
+            plan.payload
+        );
+        let latencies = recorder.quantiles(&plot::QUANTILES).collect();
+        Ok((report, Panel { title, latencies, rows: recorder.rows().to_vec() }))
+    }
+
+    /// Shows how it goes until it is over, or somebody has seen enough. Returns what the processes
+    /// had used when it began to count.
+    async fn watch(
+        &mut self,
+        work: &mut Work,
+        plan: &Plan,
+        leader: &NodeId,
+        context: &Context,
+    ) -> Result<BTreeMap<String, Duration>, Failure> {
+        let shared = std::sync::Arc::clone(&work.shared);
+        let mut progress = Progress::new(context.out);
+        let (mut cpu, mut victim) = (BTreeMap::new(), None);
+        if plan.scenario == Scenario::Failover {
+            victim = Some(leader.clone());
+        }
+        let middle = plan.schedule.warm_up + plan.schedule.counted() / 2;
+        let mut stop = std::pin::pin!(interrupted());
+        loop {
+            let elapsed = shared.elapsed();
+            if elapsed >= plan.schedule.warm_up && cpu.is_empty() {
+                cpu = self.cpu();
+            }
+            if elapsed >= middle
+                && let (Some(victim), Some(local)) = (victim.take(), &mut self.local)
+            {
+                local.kill(&victim).await?;
+            }
+            if elapsed >= plan.schedule.end {
+                return Ok(cpu);
+            }
+            // Looks at the moments that count, and once in a second.
+            let moments = [plan.schedule.warm_up, middle, plan.schedule.end];
+            let next = moments.into_iter().find(|moment| *moment > elapsed).unwrap_or(elapsed);
+            let wait = LOOK_INTERVAL.min(next - elapsed);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = &mut stop => return Ok(cpu),
+            }
+            let (done, p99) = shared.recorder.lock().look();
+            let per_second = done as f64 / (shared.elapsed() - elapsed).as_secs_f64();
+            let name = plan.scenario.name();
+            let what = format!("{name} {per_second:.0}/s, p99 {:.1} ms", p99.as_secs_f64() * 1e3);
+            progress.set(&what, elapsed.as_secs(), plan.schedule.end.as_secs());
+        }
+    }
+
+    fn cpu(&self) -> BTreeMap<String, Duration> {
+        let processes = self.processes().into_iter();
+        processes.filter_map(|(name, pid)| Some((name, usage::cpu(pid)?))).collect()
+    }
+}
+
+async fn end(bed: Bed) -> Result<(), Failure> {
+    if let Some(mut local) = bed.local {
+        local.stop(STEP_MAX).await?;
+    }
+    Ok(())
+}
+
+/// Prints and draws everything; a lost write is a failure.
+fn finish(
+    args: &Args,
+    context: &Context,
+    reports: &[Report],
+    panels: &[Panel],
+) -> Result<(), Failure> {
+    if let Some(file) = &args.plot {
+        let svg = match &args.sweep {
+            Some(sweep) => plot::curves(&curves(args, sweep, reports)),
+            None => plot::results(panels),
+        };
+        std::fs::write(file, svg).map_err(|error| {
+            Failure::new(Exit::Refused, format!("cannot write {}: {error}", file.display()))
+        })?;
+    }
+    if !context.out.is_json() {
+        context.out.table_or_json(reports)?;
+        reports.iter().try_for_each(|report| context.out.text(&in_words(report)))?;
+        if let Some(report) = reports.last() {
+            context.out.text(&format!("on {}", report.machine))?;
+        }
+    }
+    match reports.iter().filter_map(|report| report.lost).sum::<u64>() {
+        0 => Ok(()),
+        lost => {
+            let message = format!("{lost} acknowledged writes are lost");
+            Err(Failure::coded(Exit::Corrupt, zmesh::ErrorCode::Corrupt, message)
+                .next("this must never happen: run again with --dir and keep the directory"))
+        }
+    }
+}
+
+/// One curve for each scenario, over the figure that was varied.
+fn curves(args: &Args, sweep: &Sweep, reports: &[Report]) -> Vec<Curve> {
+    let curve = |scenario: &Scenario| {
+        let of = reports.iter().filter(|report| report.scenario == *scenario);
+        let point = |(value, report): (&u64, &Report)| {
+            let Figures { p50_us, p99_us, per_second, .. } = report.figures;
+            [*value as f64, p50_us, p99_us, per_second]
+        };
+        Curve {
+            title: scenario.name(),
+            name: format!("{:?}", sweep.name).to_lowercase(),
+            points: sweep.values.iter().zip(of).map(point).collect(),
+        }
+    };
+    args.scenarios.iter().map(curve).collect()
+}
+
+/// What has no column.
+fn in_words(report: &Report) -> String {
+    let mut words = vec![format!("{}:", report.scenario.name())];
+    if let (Some(baseline), Some(us)) = (report.baseline, report.baseline_us) {
+        let of = match baseline {
+            Baseline::DiskSync => "a write and sync of the disk",
+            Baseline::TcpRoundTrip => "a round trip over TCP",
+        };
+        words.push(format!("the ratio is p50 to {of}, {us:.0} us;"));
+    }
+    let memory = report.resident_bytes.iter();
+    let memory = memory.map(|(name, bytes)| format!("{name} {:.0} MiB", *bytes as f64 / 1048576.0));
+    words.push(format!("memory {}", memory.collect::<Vec<_>>().join(", ")));
+    if report.scenario == Scenario::Failover {
+        let lost = report.lost.unwrap_or(0);
+        words.push(format!("; longest gap {:.0} ms, lost {lost}", report.longest_gap_ms));
+    }
+    for (code, count) in &report.figures.errors {
+        words.push(format!("; {count} x {code}"));
+    }
+    words.join(" ").replace(" ;", ";")
+}
