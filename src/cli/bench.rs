@@ -541,11 +541,14 @@ impl Bed {
                 () = tokio::time::sleep(wait) => {}
                 () = &mut stop => return Ok(cpu),
             }
+            let now = shared.elapsed();
             let (done, p99) = shared.recorder.lock().look();
-            let per_second = done as f64 / (shared.elapsed() - elapsed).as_secs_f64();
+            let per_second = done as f64 / (now - elapsed).as_secs_f64();
             let name = plan.scenario.name();
             let what = format!("{name} {per_second:.0}/s, p99 {:.1} ms", p99.as_secs_f64() * 1e3);
-            progress.set(&what, elapsed.as_secs(), plan.schedule.end.as_secs());
+            if now > plan.schedule.warm_up {
+                progress.set(&what, now.as_secs(), plan.schedule.end.as_secs());
+            }
         }
     }
 
@@ -580,7 +583,9 @@ fn finish(
     }
     if !context.out.is_json() {
         context.out.table_or_json(reports)?;
-        reports.iter().try_for_each(|report| context.out.text(&in_words(report)))?;
+        if args.sweep.is_none() {
+            reports.iter().try_for_each(|report| context.out.text(&in_words(report)))?;
+        }
         if let Some(report) = reports.last() {
             context.out.text(&format!("on {}", report.machine))?;
         }
