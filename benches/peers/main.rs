@@ -1,0 +1,204 @@
+//! The same work, side by side with others: raw TCP, and what of etcd, NATS and Redis is installed
+//! (Debian packages `etcd-server`, `nats-server`, `redis-server`), as clusters of three processes.
+//!
+//! Every round runs a case on one of them after the other, each time with somebody else first; only
+//! the ratio of the runs of one round counts, and the result is the median of the rounds. The other
+//! clusters are up meanwhile and do nothing but their heartbeats. One client process, connections of
+//! the peer's own protocol; a zmesh client has all of its operations on one node.
+//!
+//! ```text
+//! cargo bench --bench peers                    a few minutes, a table
+//! cargo bench --bench peers -- set --rounds 3  only cases whose name contains that
+//! cargo bench --bench peers -- --json          one JSON object a line
+//! cargo bench --bench peers -- --markdown      the table for a page
+//! cargo bench --bench peers -- --plot out.svg  the ratios as a picture
+//! ```
+//!
+//! What is not the same is said: etcd is spoken to through its JSON gateway, which costs it something;
+//! Redis with `appendfsync always` and `WAIT 1` has the write on the disk of its primary and in the
+//! memory of a replica; JetStream acknowledges what a quorum has in its files, and syncs every two
+//! minutes. zmesh, as etcd, has it on the disks of a quorum.
+
+#![expect(clippy::print_stdout, reason = "the table is the purpose")]
+#![expect(clippy::print_stderr, reason = "says who is not there")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails shall end")]
+
+mod etcd;
+mod nats;
+mod redis;
+mod report;
+mod servers;
+mod tcp;
+mod zmesh_peer;
+
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+
+use report::Row;
+use servers::Servers;
+
+/// Bytes of keys are 16, of values and records 128.
+const VALUE: [u8; 128] = [0xA5; 128];
+const KEYS: u64 = 10_000;
+
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// Only cases whose name contains this.
+    filter: Option<String>,
+    #[arg(long)]
+    json: bool,
+    #[arg(long)]
+    markdown: bool,
+    /// Draw the ratios of throughput to this file.
+    #[arg(long)]
+    plot: Option<std::path::PathBuf>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long one peer runs in one round.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms")]
+    round: Duration,
+    /// Everything for a moment, to see that it works.
+    #[arg(long)]
+    test: bool,
+    /// Passed by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Operation {
+    Request,
+    Set,
+    Get,
+    Append,
+}
+
+/// Whom it is done with.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Peer {
+    Zmesh,
+    Tcp,
+    Etcd,
+    Nats,
+    Redis,
+}
+
+/// A name, what is done, how often at once, and with whom.
+type Case = (&'static str, Operation, usize, &'static [Peer]);
+
+const CASES: [Case; 9] = [
+    ("request", Operation::Request, 1, &[Peer::Zmesh, Peer::Tcp, Peer::Nats]),
+    ("request, 128 at once", Operation::Request, 128, &[Peer::Zmesh, Peer::Tcp, Peer::Nats]),
+    ("set", Operation::Set, 1, &[Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::Nats]),
+    ("set, 64 at once", Operation::Set, 64, &[Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::Nats]),
+    ("set, 256 at once", Operation::Set, 256, &[Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::Nats]),
+    ("get", Operation::Get, 1, &[Peer::Zmesh, Peer::Etcd, Peer::Redis]),
+    ("get, 64 at once", Operation::Get, 64, &[Peer::Zmesh, Peer::Etcd, Peer::Redis]),
+    ("append", Operation::Append, 1, &[Peer::Zmesh, Peer::Nats]),
+    ("append, 256 at once", Operation::Append, 256, &[Peer::Zmesh, Peer::Nats]),
+];
+
+/// One place at which operations are done one after the other.
+enum Slot {
+    Etcd(etcd::Slot),
+    Nats(nats::Slot),
+    Redis(redis::Slot),
+    Tcp(tcp::Slot),
+    Zmesh(zmesh_peer::Slot),
+}
+
+/// One case with one peer in one round.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    p50_us: f64,
+    p99_us: f64,
+    p999_us: f64,
+    per_second: f64,
+}
+
+fn main() {
+    let mut options = Options::parse();
+    if options.test {
+        (options.rounds, options.round) = (1, Duration::from_millis(50));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(run(&options));
+}
+
+async fn run(options: &Options) {
+    let servers = Servers::start().await;
+    let mut rows = Vec::new();
+    for (name, operation, at_once, peers) in CASES {
+        if options.filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
+            continue;
+        }
+        let mut there = Vec::new();
+        for peer in peers.iter().filter(|peer| servers.has(**peer)) {
+            there.push((*peer, servers.slots(*peer, at_once).await));
+        }
+        // Fills what is read, and warms up.
+        for (_, slots) in &mut there {
+            measure(
+                slots,
+                if operation == Operation::Get { Operation::Set } else { operation },
+                options.round,
+            )
+            .await;
+        }
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); there.len()];
+        for round in 0..options.rounds {
+            for turn in 0..there.len() {
+                let peer = (round + turn) % there.len();
+                samples[peer].push(measure(&mut there[peer].1, operation, options.round).await);
+            }
+        }
+        for (at, (peer, _)) in there.iter().enumerate() {
+            rows.push(Row::new(name, *peer, &samples[0], &samples[at]));
+        }
+    }
+    report::print(options, &rows, &servers.versions());
+}
+
+/// Lets every slot do the operation again and again.
+async fn measure(slots: &mut Vec<Slot>, operation: Operation, period: Duration) -> Sample {
+    let began = Instant::now();
+    let end = began + period;
+    let work = std::mem::take(slots).into_iter().enumerate().map(|(number, mut slot)| {
+        tokio::spawn(async move {
+            let mut latencies = Histogram::<u64>::new(3).unwrap();
+            let mut rng = fastrand::Rng::with_seed(number as u64);
+            while Instant::now() < end {
+                let began = Instant::now();
+                slot.run(operation, rng.u64(0..KEYS)).await;
+                latencies.record(u64::try_from(began.elapsed().as_nanos()).unwrap()).unwrap();
+            }
+            (slot, latencies)
+        })
+    });
+    let work: Vec<_> = work.collect();
+    let mut all = Histogram::<u64>::new(3).unwrap();
+    for slot in work {
+        let (slot, latencies) = slot.await.unwrap();
+        slots.push(slot);
+        all.add(latencies).unwrap();
+    }
+    let us = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
+    let per_second = all.len() as f64 / began.elapsed().as_secs_f64();
+    Sample { p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999), per_second }
+}
+
+impl Slot {
+    async fn run(&mut self, operation: Operation, key: u64) {
+        match self {
+            Self::Etcd(slot) => slot.run(operation, key).await,
+            Self::Nats(slot) => slot.run(operation, key).await,
+            Self::Redis(slot) => slot.run(operation, key).await,
+            Self::Tcp(slot) => slot.round_trip().await,
+            Self::Zmesh(slot) => slot.run(operation, key).await,
+        }
+    }
+}
