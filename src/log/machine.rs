@@ -18,10 +18,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::ages::Ages;
-use super::answer::{Answer, Batch, Dirty, TopicView};
+use super::answer::{Answer, Batch, TopicView};
 use super::carry::{Carry, Part};
 use super::command::{Append, Command, Expected};
-use super::compaction::Compact;
 use super::extent::Extent;
 use super::groups::{AlarmChange, GroupAlarm, GroupCommand, GroupQuery, GroupResponse};
 use super::options::TopicOptions;
@@ -31,6 +30,8 @@ use super::refusal::Refusal;
 use super::topic::{Place, Topic};
 use super::{scan, snapshot};
 use crate::replica::{Alarm, Effects, Image, InvalidSnapshot, Machine, Past};
+
+mod rounds;
 
 /// Topics that one group may have.
 pub const TOPICS_MAX: usize = 100_000;
@@ -390,36 +391,6 @@ impl LogMachine {
             }
         }
         Answer::Done
-    }
-
-    /// Begins a round of compaction, or takes a step of one.
-    fn compact(&mut self, index: u64, step: Bytes) -> Changed {
-        let step = Compact::take(step).ok_or(Refusal::Invalid)?;
-        self.topics.get(&step.topic).filter(|it| it.id == step.id).ok_or(Refusal::TopicUnknown)?;
-        let done = self.with(&step.topic, |topic| match step.round {
-            0 => topic.begin_round(index, step.until).map(Answer::Offset),
-            _ => topic.compact(index, &step).then_some(Answer::Done),
-        })?;
-        done.ok_or(Refusal::RoundOver)
-    }
-
-    /// The first topic behind a name that is worth a round of compaction.
-    fn dirty(&self, after: &Bytes) -> Option<Dirty> {
-        let behind = (Bound::Excluded(after), Bound::Unbounded);
-        let mut topics = self.topics.range::<Bytes, _>(behind);
-        topics.find_map(|(name, topic)| topic.dirty(name, self.clock))
-    }
-
-    /// The next points of the sweep of a topic.
-    fn sweep(&self, name: &Bytes, id: u64, until: u64, past: &dyn Past) -> Changed {
-        let topic = self.topics.get(name).filter(|topic| topic.id == id);
-        let (topic, mut carry) = (topic.ok_or(Refusal::TopicUnknown)?, Carry::new(past));
-        match until {
-            0 if topic.points.swept() == 0 => {}
-            0 => carry.add(name, topic)?,
-            until => carry.add_until(name, topic, until)?,
-        }
-        Ok(Answer::Spare(carry.finish()))
     }
 
     /// What lies so far back that the log has more than it should.
