@@ -475,7 +475,7 @@ impl Bed {
             let per_second = done as f64 / (now - elapsed).as_secs_f64();
             let name = plan.scenario.name();
             let what = format!("{name} {per_second:.0}/s, p99 {:.1} ms", p99.as_secs_f64() * 1e3);
-            if now > plan.schedule.warm_up {
+            if done > 0 {
                 progress.set(&what, now.as_secs(), plan.schedule.end.as_secs());
             }
         }
