@@ -46,6 +46,13 @@ impl Slot {
         made.is_some_and(|reply| !reply.windows(7).any(|it| it == b"\"error\""))
     }
 
+    /// The name of the member that leads the stream, if one does.
+    pub(crate) async fn stream_leader(&mut self) -> Option<String> {
+        let info = self.request(&format!("$JS.API.STREAM.INFO.{STREAM}"), b"").await?;
+        let info: serde_json::Value = serde_json::from_slice(&info).ok()?;
+        info["cluster"]["leader"].as_str().map(str::to_owned)
+    }
+
     /// Answers requests, on a thread of its own, which ends with the process.
     pub(crate) fn respond(port: u16) {
         std::thread::spawn(move || {

@@ -174,10 +174,16 @@ async fn start_nats(dir: &Path) -> Option<Cluster> {
         spawn("nats-server", &["-c".to_owned(), "config".to_owned()], &own)
     };
     let processes = (0..3).map(start).collect();
-    let cluster = Cluster { port: client[0], version, processes };
-    until("nats-server", async || match nats::Slot::connect(cluster.port).await {
-        Some(mut slot) => slot.create_stream().await,
-        None => false,
+    let mut cluster = Cluster { port: 0, version, processes };
+    until("nats-server", async || {
+        let Some(mut slot) = nats::Slot::connect(client[0]).await else { return false };
+        if !slot.create_stream().await {
+            return false;
+        }
+        let leader = slot.stream_leader().await;
+        let at = (0..3).find(|at| leader.as_deref() == Some(format!("n{at}").as_str()));
+        cluster.port = at.map_or(0, |at| client[at]);
+        cluster.port != 0
     })
     .await;
     nats::Slot::respond(cluster.port);
