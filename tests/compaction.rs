@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use zmesh::log::groups::GroupOptions;
@@ -13,8 +12,10 @@ use zmesh::log::{
 use zmesh::replica;
 use zmesh::testing::TestCluster;
 
+mod files;
 mod waiting;
 
+use files::bytes_of;
 use waiting::{DEADLINE, until};
 
 const MIB: u64 = 1 << 20;
@@ -57,6 +58,11 @@ async fn write(topic: &Topic, numbers: std::ops::Range<u64>) {
     }
 }
 
+/// What comes, or the test fails.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what).await.expect("nothing came")
+}
+
 async fn read_all(topic: &Topic) -> Vec<Stored> {
     let (mut all, mut from) = (Vec::<Stored>::new(), 0);
     loop {
@@ -82,18 +88,6 @@ fn check(found: &[Stored], written: u64) {
     assert_eq!(last, (written - KEYS..written).collect::<Vec<_>>());
 }
 
-/// Bytes of all files of a directory.
-fn bytes_of(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).unwrap().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(found) if found.is_dir() => bytes_of(&entry.path()),
-        Ok(found) => found.len(),
-        // It was removed meanwhile.
-        Err(_) => 0,
-    });
-    sizes.sum()
-}
-
 /// The promise: a topic with a hundred keys that are written again and again does not fill the disk,
 /// a reader who follows sees the last value of every key, and so does whoever comes later, on
 /// whichever replica, though leaders are killed meanwhile.
@@ -107,7 +101,7 @@ async fn last_record_of_each_key_stays_though_leaders_are_killed() {
     let reader = tokio::spawn(async move {
         let mut seen = Vec::new();
         while seen.last().is_none_or(|last: &Stored| last.offset + 1 < ROUNDS * WRITTEN) {
-            seen.push(tail.next().await.unwrap());
+            seen.push(soon(tail.next()).await.unwrap());
         }
         seen
     });
@@ -147,7 +141,7 @@ async fn last_record_of_each_key_stays_though_leaders_are_killed() {
         let mut tail = log.topic("prices").tail(Start::First);
         let mut seen = Vec::new();
         while seen.last().is_none_or(|last: &Stored| last.offset + 1 < more) {
-            seen.push(tail.next().await.unwrap());
+            seen.push(soon(tail.next()).await.unwrap());
         }
         check(&seen, more);
     }
@@ -171,7 +165,7 @@ async fn group_passes_over_what_is_gone() {
     let mut member = group.member("one").join().await.unwrap();
     let mut seen = Vec::new();
     while seen.last() != Some(&4_999) {
-        let delivery = member.next().await.unwrap();
+        let delivery = soon(member.next()).await.unwrap();
         seen.push(delivery.offset);
         delivery.ack().await.unwrap();
     }
@@ -193,4 +187,26 @@ async fn record_without_a_key_is_refused() {
     assert_eq!(error, Refusal::KeyMissing.into());
     assert!(error.to_string().contains("need a key"), "{error}");
     assert_eq!(topic.append(record(0)).await.unwrap().first, 0);
+}
+
+/// Appends leave together, and one that the topic does not take must not cost the others of the same
+/// handle.
+#[tokio::test]
+async fn record_without_a_key_costs_nobody_else() {
+    let cluster = cluster().await;
+    let topic = topic(&cluster).await;
+    let append = |number: u64| {
+        let (topic, is_good) = (topic.clone(), number % 3 != 1);
+        let with_key = if is_good { record(number) } else { Record::new("x") };
+        tokio::spawn(async move { (is_good, topic.append(with_key).await) })
+    };
+    // The first leaves alone, and these wait for it.
+    let all: Vec<_> = (0..60).map(append).collect();
+    for appended in all {
+        match appended.await.unwrap() {
+            (true, result) => drop(result.unwrap()),
+            (false, result) => assert_eq!(result.unwrap_err(), Refusal::KeyMissing.into()),
+        }
+    }
+    assert_eq!(topic.view().await.unwrap().next, 40);
 }

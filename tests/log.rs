@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 #![expect(clippy::disallowed_methods, reason = "waits for what it wants to see, with a deadline")]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +14,10 @@ use zmesh::log::{
 };
 use zmesh::replica::{self, AckLevel, Acks, Progress};
 use zmesh::testing::TestCluster;
+
+mod files;
+
+use files::bytes_of;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -354,18 +357,6 @@ async fn idle_topic_does_not_fill_the_disk() {
         busy.append(Record::new(vec![7; MIB - 1024])).await.unwrap();
     }
     assert_eq!(read_all(&idle).await.iter().map(number).sum::<u64>(), 99 * 50);
-}
-
-/// Bytes of all files of a directory.
-fn bytes_of(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).unwrap().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(found) if found.is_dir() => bytes_of(&entry.path()),
-        Ok(found) => found.len(),
-        // It was removed meanwhile.
-        Err(_) => 0,
-    });
-    sizes.sum()
 }
 
 /// Where a reader was is known after everything was stopped, and so is what it read.

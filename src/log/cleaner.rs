@@ -46,7 +46,7 @@ pub(super) struct Cleaner<S> {
     dirty: Dirty,
     latest: Latest<S>,
     state: State,
-    /// Bytes of the batches that were replaced, and of what is left of them.
+    /// Bytes of the batches that are replaced, and of what is left of them.
     pub(super) bytes: (u64, u64),
 }
 
@@ -73,11 +73,11 @@ enum State {
         round: u64,
         until: u64,
     },
-    /// To replace them.
+    /// To replace them by what is left.
     Replace {
         round: u64,
         until: u64,
-        parts: Bytes,
+        command: Command,
     },
     Over,
 }
@@ -88,22 +88,18 @@ impl<S: BuildHasher> Cleaner<S> {
         Self { dirty, latest, state: State::Rest { is_before: true }, bytes: (0, 0) }
     }
 
-    pub(super) fn step(&self) -> Result<Step, RoundError> {
+    pub(super) fn step(&self) -> Step {
         let Dirty { topic, id, .. } = &self.dirty;
         let sweep = |until| Step::Ask(Query::Sweep { topic: topic.clone(), id: *id, until });
-        Ok(match &self.state {
+        match &self.state {
             State::Rest { .. } => sweep(0),
             State::Carry { parts, .. } => Step::Propose(Command::Carry(parts.clone())),
             State::Look { from } => Step::Ask(Query::Read(self.read(*from))),
-            State::Begin { until } => {
-                Step::Propose(self.compact(0, *until, (vec![], Bytes::new())))
-            }
+            State::Begin { until } => Step::Propose(self.compact(0, *until, vec![], Bytes::new())),
             State::Sweep { until, .. } => sweep(*until),
-            State::Replace { round, until, parts } => {
-                Step::Propose(self.compact(*round, *until, self.replaced(parts)?))
-            }
+            State::Replace { command, .. } => Step::Propose(command.clone()),
             State::Over => Step::Over,
-        })
+        }
     }
 
     /// What came of the step: the answer, and the index of the command if it was one.
@@ -127,14 +123,12 @@ impl<S: BuildHasher> Cleaner<S> {
                 State::Rest { is_before: false }
             }
             (State::Sweep { round, until }, Answer::Spare(parts)) => {
-                State::Replace { round, until, parts }
-            }
-            (State::Replace { round, until, parts }, Answer::Done) => {
-                let left = self.replaced(&parts)?.1.len();
+                let (sources, left) = self.left_of(&parts)?;
                 self.bytes.0 += parts.len() as u64;
-                self.bytes.1 += left as u64;
-                State::Sweep { round, until }
+                self.bytes.1 += left.len() as u64;
+                State::Replace { round, until, command: self.compact(round, until, sources, left) }
             }
+            (State::Replace { round, until, .. }, Answer::Done) => State::Sweep { round, until },
             _ => return Err(RoundError::Odd),
         };
         Ok(())
@@ -162,7 +156,7 @@ impl<S: BuildHasher> Cleaner<S> {
     }
 
     /// Index and checksum of points, and what is left of them.
-    fn replaced(&self, parts: &Bytes) -> Result<(Vec<(u64, u32)>, Bytes), RoundError> {
+    fn left_of(&self, parts: &Bytes) -> Result<(Vec<(u64, u32)>, Bytes), RoundError> {
         let (mut sources, mut left) = (Vec::new(), BytesMut::new());
         for part in Part::all(parts.clone()) {
             let batches = Batch::take_all(&mut part.batches.clone());
@@ -176,12 +170,7 @@ impl<S: BuildHasher> Cleaner<S> {
         Ok((sources, left.freeze()))
     }
 
-    fn compact(
-        &self,
-        round: u64,
-        until: u64,
-        (sources, batches): (Vec<(u64, u32)>, Bytes),
-    ) -> Command {
+    fn compact(&self, round: u64, until: u64, sources: Vec<(u64, u32)>, batches: Bytes) -> Command {
         let (topic, id) = (self.dirty.topic.clone(), self.dirty.id);
         Command::Compact(Compact { topic, id, round, until, sources, batches }.encode())
     }

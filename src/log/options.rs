@@ -151,6 +151,10 @@ impl Compaction {
     }
 
     fn take(input: &mut Bytes) -> Result<Option<Self>, InvalidOptions> {
+        // Commands of logs that were written before there was compaction end here.
+        if input.is_empty() {
+            return Ok(None);
+        }
         let dirty_percent = input.try_get_u8().map_err(|_| InvalidOptions)?;
         let mut time = || input.try_get_u64_le().map_err(|_| InvalidOptions);
         let (after, tombstones_for) = (time()?, time()?);
@@ -170,6 +174,9 @@ pub(super) fn seconds(time: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes of the options in logs that were written before there was compaction.
+    const BEFORE_COMPACTION: usize = 28;
 
     /// Both sides of each limit: what was accepted once is replicated for ever.
     #[test]
@@ -192,9 +199,11 @@ mod tests {
             options.put(&mut out);
             let bytes = out.freeze();
             assert_eq!(TopicOptions::take(&mut bytes.clone()), Ok(options));
-            for cut in 0..bytes.len() {
+            for cut in (0..bytes.len()).filter(|cut| *cut != BEFORE_COMPACTION) {
                 assert!(TopicOptions::take(&mut bytes.slice(..cut)).is_err(), "cut at {cut}");
             }
+            let before = TopicOptions::take(&mut bytes.slice(..BEFORE_COMPACTION));
+            assert_eq!(before, Ok(TopicOptions { compaction: None, ..options }));
         }
         for options in [
             TopicOptions { age: Some(Duration::from_millis(1500)), ..good },

@@ -19,7 +19,7 @@ use super::name::service;
 use super::query::Query;
 use crate::consensus::Role;
 use crate::node::Node;
-use crate::replica::{Replica, ReplicaError, ReplicaSettings};
+use crate::replica::{Replica, ReplicaError, ReplicaSettings, WeakReplica};
 use crate::wal::{Disk, RealDisk};
 
 /// Commands in a row; then others have their turn.
@@ -86,12 +86,11 @@ pub fn keep(replica: &Replica, upkeep: Upkeep) {
                 return;
             }
             tokio::time::sleep(upkeep.every).await;
-            let Some(replica) = weak.upgrade() else { return };
             // Compaction first: what it takes away need not be carried.
-            if let Err(error) = compact(&replica).await {
+            if let Err(error) = compact(&weak).await {
                 tracing::debug!(%error, "topics were not compacted");
             }
-            if let Err(error) = carry(&replica, upkeep.slack_bytes).await {
+            if let Err(error) = carry(&weak, upkeep.slack_bytes).await {
                 tracing::debug!(%error, "records were not carried forward");
             }
         }
@@ -99,7 +98,7 @@ pub fn keep(replica: &Replica, upkeep: Upkeep) {
 }
 
 /// Compacts every topic that is worth it, once.
-async fn compact(replica: &Replica) -> Result<(), ReplicaError> {
+async fn compact(replica: &WeakReplica) -> Result<(), ReplicaError> {
     let mut after = Bytes::new();
     loop {
         let Some(Answer::Dirty(Some(dirty))) = ask(replica, &Query::Dirty { after }).await? else {
@@ -122,19 +121,18 @@ async fn compact(replica: &Replica) -> Result<(), ReplicaError> {
 
 /// Does what a cleaner wants, with some time for others after each step.
 async fn clean(
-    replica: &Replica,
+    replica: &WeakReplica,
     cleaner: &mut Cleaner<RandomState>,
 ) -> Result<Result<(), RoundError>, ReplicaError> {
     loop {
         let (index, answer) = match cleaner.step() {
-            Ok(Step::Over) => return Ok(Ok(())),
-            Ok(Step::Ask(query)) => (0, ask(replica, &query).await?),
-            Ok(Step::Propose(command)) => {
+            Step::Over => return Ok(Ok(())),
+            Step::Ask(query) => (0, ask(replica, &query).await?),
+            Step::Propose(command) => {
                 let command = command.encode().expect("its names are from the machine");
-                let applied = replica.propose(command, TIMEOUT).await?;
+                let applied = alive(replica)?.propose(command, TIMEOUT).await?;
                 (applied.index, Answer::decode(&applied.response).ok())
             }
-            Err(error) => return Ok(Err(error)),
         };
         let taken = answer.ok_or(RoundError::Odd).and_then(|answer| cleaner.take(index, answer));
         if taken.is_err() {
@@ -144,18 +142,23 @@ async fn clean(
     }
 }
 
-/// Asks the machine of this replica, which leads.
-async fn ask(replica: &Replica, query: &Query) -> Result<Option<Answer>, ReplicaError> {
-    let query = query.encode().expect("its names are from the machine");
-    Ok(Answer::decode(&replica.read_stale(query).await?.response).ok())
+/// The replica, for one step: whoever lets it go must not have to wait for a whole round.
+fn alive(replica: &WeakReplica) -> Result<Replica, ReplicaError> {
+    replica.upgrade().ok_or(ReplicaError::Stopped)
 }
 
-async fn carry(replica: &Replica, slack_bytes: u64) -> Result<(), ReplicaError> {
+/// Asks the machine of this replica, which leads.
+async fn ask(replica: &WeakReplica, query: &Query) -> Result<Option<Answer>, ReplicaError> {
+    let query = query.encode().expect("its names are from the machine");
+    Ok(Answer::decode(&alive(replica)?.read_stale(query).await?.response).ok())
+}
+
+async fn carry(replica: &WeakReplica, slack_bytes: u64) -> Result<(), ReplicaError> {
     let slack = slack_bytes.max(1024 * 1024);
     for _ in 0..ROUNDS_MAX {
         let answer = ask(replica, &Query::Spare { slack }).await?;
         let Some(command) = answer.and_then(command) else { return Ok(()) };
-        replica.propose(command, TIMEOUT).await?;
+        alive(replica)?.propose(command, TIMEOUT).await?;
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())

@@ -49,6 +49,7 @@ pub use admin::{Admin, HashAt, HashReport, Roster, RosterMember, RosterProgress}
 pub use client::Client;
 pub use error::{ClientError, ReplicaError};
 pub use formation::new_raft_id;
+pub(crate) use handle::WeakReplica;
 pub use handle::{Leadership, Progress, Replica, ReplicaSettings, StopCause, Stopped};
 pub use hashes::{Divergence, StateHash};
 pub use machine::{Alarm, CommandId, Effects, Image, InvalidSnapshot, Machine, image_bytes};

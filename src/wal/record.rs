@@ -166,10 +166,11 @@ pub(super) fn taken(bytes: &[u8], seed: u32) -> Option<usize> {
     intact_length(bytes, seed).map(padded)
 }
 
-/// Bytes that the record at the start of `bytes` says that it has, unchecked; 0 without a length.
+/// Bytes with padding that the record at the start of `bytes` says that it has, unchecked; 0 without
+/// a length.
 pub(super) fn claims(bytes: &[u8]) -> usize {
     let length = bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
-    usize::try_from(length).unwrap_or(usize::MAX)
+    usize::try_from(length).map_or(usize::MAX, padded)
 }
 
 /// The length in a header that passes its own check.

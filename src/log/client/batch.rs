@@ -106,22 +106,29 @@ impl Batcher {
     }
 }
 
-/// Appends a batch, and tells everybody what became of their part.
-async fn send(topic: &Topic, batch: Vec<Waiting>) {
-    let batch = match append(topic, &batch).await {
-        // One record that the topic does not take must not cost the others.
-        Err(Error::Refused(Refusal::TooLarge { limit })) if batch.len() > 1 => {
-            let is_small = |record: &Record| record.bytes() as u64 <= limit;
-            let is_small = |waiting: &Waiting| waiting.records.iter().all(is_small);
-            let (batch, large): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_small);
-            tell(large, &Err(Refusal::TooLarge { limit }.into()));
-            batch
+impl Waiting {
+    /// Whether the topic refuses a batch because of others in it, and not because of these records.
+    fn is_blameless(&self, refusal: Refusal) -> bool {
+        if let Refusal::TooLarge { limit } = refusal {
+            return self.records.iter().all(|record| record.bytes() as u64 <= limit);
         }
-        result => return tell(batch, &result),
-    };
-    if !batch.is_empty() {
+        refusal == Refusal::KeyMissing && self.records.iter().all(|record| record.key.is_some())
+    }
+}
+
+/// Appends a batch, and tells everybody what became of their part. One record that the topic does not
+/// take must not cost the others.
+async fn send(topic: &Topic, mut batch: Vec<Waiting>) {
+    while !batch.is_empty() {
         let result = append(topic, &batch).await;
-        tell(batch, &result);
+        let Err(Error::Refused(refusal)) = &result else { return tell(batch, &result) };
+        let (rest, to_blame): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|waiting| waiting.is_blameless(*refusal));
+        if to_blame.is_empty() {
+            return tell(rest, &result);
+        }
+        tell(to_blame, &result);
+        batch = rest;
     }
 }
 
