@@ -16,7 +16,7 @@ use zmesh::{Address, NodeId};
 use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, Plan as ClusterPlan};
 use super::progress::Progress;
-use super::{Connect, Context, client, interrupted};
+use super::{Connect, Context, client, interrupted, period_above_zero};
 use baseline::Baseline;
 use plot::Panel;
 use report::Report;
@@ -40,6 +40,9 @@ const FAILOVER_RATE: u32 = 1_000;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time a node may take to tell how it is.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// Whether somebody wants it to end.
+type Stop = tokio::sync::watch::Receiver<bool>;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, Serialize)]
@@ -106,7 +109,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
     /// Time that is measured.
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = period_above_zero)]
     duration: Period,
     /// Time before that, which is not counted.
     #[arg(long, value_name = "DURATION", default_value = "1s")]
@@ -194,6 +197,8 @@ fn sweep(text: &str) -> Result<Sweep, String> {
 
 /// Whom it is measured on.
 struct Bed {
+    /// Members that were wanted.
+    nodes: u16,
     cluster: String,
     addresses: Vec<Address>,
     /// The processes that were started for it.
@@ -202,41 +207,55 @@ struct Bed {
     _temporary: Option<tempfile::TempDir>,
 }
 
-/// Measures everything that was asked for.
+/// Measures everything that was asked for, or as much of it as somebody waits for.
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    check(args, context)?;
-    let values = args.sweep.as_ref().map_or_else(
-        || vec![None],
-        |sweep| sweep.values.iter().map(|value| Some((sweep.name, *value))).collect(),
-    );
-    let (mut reports, mut panels, mut bed) = (Vec::new(), Vec::new(), None);
-    for value in values {
-        let nodes = match value {
-            Some((Varied::Nodes, nodes)) => u16::try_from(nodes).unwrap_or(u16::MAX),
-            _ => args.nodes,
-        };
-        let is_other = matches!(value, Some((Varied::Nodes, _)));
-        if is_other && let Some(before) = bed.take() {
+    let plans = plans(args, context)?;
+    let (says_stop, stop) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        interrupted().await;
+        says_stop.send_replace(true);
+    });
+    let (mut reports, mut panels, mut bed) = (Vec::new(), Vec::new(), None::<Bed>);
+    for (nodes, plan) in plans {
+        if *stop.borrow() {
+            break;
+        }
+        // Another number of members is another cluster.
+        if let Some(before) = bed.take_if(|bed| bed.nodes != nodes) {
             end(before).await?;
         }
-        if bed.is_none() {
-            bed = Some(Bed::start(args, nodes, context).await?);
+        let bed = match &mut bed {
+            Some(bed) => bed,
+            none => none.insert(Bed::start(args, nodes, context).await?),
+        };
+        let (report, panel) = bed.measure(plan, args, context, &stop).await?;
+        if context.out.is_json() {
+            context.out.json(&report)?;
         }
-        let bed = bed.as_mut().expect("it was started");
-        for scenario in &args.scenarios {
-            let plan = plan(args, *scenario, value)?;
-            let (report, panel) = bed.measure(plan, args, context).await?;
-            if context.out.is_json() {
-                context.out.json(&report)?;
-            }
-            reports.push(report);
-            panels.push(panel);
-        }
+        reports.push(report);
+        panels.push(panel);
     }
     if let Some(bed) = bed {
         end(bed).await?;
     }
     report::finish(args, context, &reports, &panels)
+}
+
+/// Everything that is to be measured, each with the members of its cluster; what is wrong with it is
+/// said before anything is started.
+fn plans(args: &Args, context: &Context) -> Result<Vec<(u16, Plan)>, Failure> {
+    check(args, context)?;
+    let values = args.sweep.as_ref().map_or_else(
+        || vec![None],
+        |sweep| sweep.values.iter().map(|value| Some((sweep.name, *value))).collect(),
+    );
+    let mut plans = Vec::new();
+    for value in values {
+        for scenario in &args.scenarios {
+            plans.push(plan(args, *scenario, value)?);
+        }
+    }
+    Ok(plans)
 }
 
 /// What is wrong, before anything is started.
@@ -245,6 +264,11 @@ fn check(args: &Args, context: &Context) -> Result<(), Failure> {
     if is_running && args.scenarios.contains(&Scenario::Failover) {
         let message = "failover kills the leader, and does so only in a cluster that it started";
         return Err(Failure::new(Exit::Usage, message).next("leave --connect out"));
+    }
+    let varies_nodes = args.sweep.as_ref().is_some_and(|sweep| sweep.name == Varied::Nodes);
+    if varies_nodes && (is_running || args.dir.is_some()) {
+        let message = "to vary the members takes a cluster for each number of them";
+        return Err(Failure::new(Exit::Usage, message).next("leave --connect and --dir out"));
     }
     if args.payload.0 > 8 << 20 {
         return Err(Failure::new(Exit::Usage, "--payload is at most 8MiB"));
@@ -258,7 +282,12 @@ fn is_running(context: &Context) -> bool {
     !matches!(source, None | Some(clap::parser::ValueSource::DefaultValue))
 }
 
-fn plan(args: &Args, scenario: Scenario, value: Option<(Varied, u64)>) -> Result<Plan, Failure> {
+fn plan(
+    args: &Args,
+    scenario: Scenario,
+    value: Option<(Varied, u64)>,
+) -> Result<(u16, Plan), Failure> {
+    let mut nodes = args.nodes;
     let default = (scenario == Scenario::Failover).then_some(FAILOVER_RATE);
     let mut plan = Plan {
         scenario,
@@ -274,14 +303,14 @@ fn plan(args: &Args, scenario: Scenario, value: Option<(Varied, u64)>) -> Result
         schedule: Schedule {
             rate: args.rate.or(default),
             warm_up: args.warm_up.0,
-            end: args.warm_up.0 + args.duration.0,
+            end: args.warm_up.0.saturating_add(args.duration.0),
         },
     };
     if scenario == Scenario::Failover {
         // Enough that those which wait for the next leader do not keep the others from beginning.
         plan.outstanding = plan.outstanding.max(64);
     }
-    let Some((name, value)) = value else { return Ok(plan) };
+    let Some((name, value)) = value else { return Ok((nodes, plan)) };
     let limit = |most: u64| match value <= most {
         true => Ok(value),
         false => Err(Failure::new(Exit::Usage, format!("{value} is more than {most}"))),
@@ -290,21 +319,21 @@ fn plan(args: &Args, scenario: Scenario, value: Option<(Varied, u64)>) -> Result
     match name {
         Varied::Clients => plan.clients = small(1_024)?,
         Varied::Keys => plan.keys = limit(10_000_000)?,
-        Varied::Nodes => drop(limit(9)?),
+        Varied::Nodes => nodes = small(9)?,
         Varied::Outstanding => plan.outstanding = small(4_096)?,
         Varied::Payload => plan.payload = usize::try_from(limit(8 << 20)?).unwrap_or(usize::MAX),
         Varied::Rate => {
             plan.schedule.rate = Some(u32::try_from(limit(10_000_000)?).unwrap_or(u32::MAX));
         }
     }
-    Ok(plan)
+    Ok((nodes, plan))
 }
 
 impl Bed {
     async fn start(args: &Args, nodes: u16, context: &Context) -> Result<Self, Failure> {
         if is_running(context) {
             let (cluster, addresses) = (args.connect.cluster.clone(), args.connect.connect.clone());
-            return Ok(Self { cluster, addresses, local: None, _temporary: None });
+            return Ok(Self { nodes, cluster, addresses, local: None, _temporary: None });
         }
         let temporary = match args.dir {
             Some(_) => None,
@@ -326,7 +355,7 @@ impl Bed {
         local.start(STEP_MAX).await?;
         let addresses = local.nodes().iter().map(|node| node.address.clone()).collect();
         let cluster = local.name().to_owned();
-        Ok(Self { cluster, addresses, local: Some(local), _temporary: temporary })
+        Ok(Self { nodes, cluster, addresses, local: Some(local), _temporary: temporary })
     }
 
     /// The processes that can be looked at.
@@ -368,6 +397,7 @@ impl Bed {
         plan: Plan,
         args: &Args,
         context: &Context,
+        stop: &Stop,
     ) -> Result<(Report, Panel), Failure> {
         let dir = self.local.as_ref().map(|local| local.dir().to_owned());
         let baseline = dir.as_ref().map(|_| plan.scenario.baseline());
@@ -377,8 +407,8 @@ impl Bed {
         let leader = self.leader().await?;
         let name = format!("zmesh.bench.{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let mut work =
-            Work::start(plan.clone(), name, &self.cluster, &self.addresses, &leader).await?;
-        let cpu_before = self.watch(&mut work, &plan, &leader, context).await?;
+            Work::start(plan.clone(), name, &self.cluster, &self.addresses, &leader, stop).await?;
+        let cpu_before = self.watch(&mut work, &plan, &leader, (context, stop)).await?;
         let cpu_after = self.cpu();
         let measured = work.shared.elapsed().min(plan.schedule.end);
         work.end().await;
@@ -439,7 +469,7 @@ impl Bed {
         work: &mut Work,
         plan: &Plan,
         leader: &NodeId,
-        context: &Context,
+        (context, stop): (&Context, &Stop),
     ) -> Result<BTreeMap<String, Duration>, Failure> {
         let shared = std::sync::Arc::clone(&work.shared);
         let mut progress = Progress::new(context.out);
@@ -448,7 +478,7 @@ impl Bed {
             victim = Some(leader.clone());
         }
         let middle = plan.schedule.warm_up + plan.schedule.counted() / 2;
-        let mut stop = std::pin::pin!(interrupted());
+        let mut stop = stop.clone();
         loop {
             let elapsed = shared.elapsed();
             if elapsed >= plan.schedule.warm_up && cpu.is_empty() {
@@ -468,7 +498,7 @@ impl Bed {
             let wait = LOOK_INTERVAL.min(next - elapsed);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = &mut stop => return Ok(cpu),
+                _ = stop.wait_for(|stops| *stops) => return Ok(cpu),
             }
             let now = shared.elapsed();
             let (done, p99) = shared.recorder.lock().look();

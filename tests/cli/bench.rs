@@ -1,8 +1,11 @@
 //! `zmesh bench`: what it measures is there, whole, and of the run it says; how fast it is does not
 //! matter here.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::nodes::Served;
@@ -71,6 +74,38 @@ fn running_cluster_is_left_as_it_was() {
     assert!(refused.stderr.contains("only in a cluster that it started"), "{}", refused.stderr);
 }
 
+/// A cluster that is slower than it was asked to be must not look fast because nobody got round to the
+/// rest.
+#[test]
+fn what_was_meant_and_not_begun_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = lines(&bench(dir.path(), &["set", "--rate", "1000000", "--json"]));
+    let missing = lines[0]["errors"]["NOT_BEGUN"].as_u64().unwrap();
+    let done = lines[0]["operations"].as_u64().unwrap();
+    assert!((done + missing).abs_diff(400_000) < 1_000, "{done} and {missing}");
+}
+
+/// Who has seen enough gets what was measured so far, and nothing that stays.
+#[test]
+fn interrupted_benchmark_says_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = zmesh(dir.path());
+    command.args(["bench", "request", "set", "--duration", "1h", "--warm-up", "0s"]);
+    let command = command.env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = progress.next().unwrap().unwrap();
+    assert!(first.starts_with("request "), "{first}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    let rows: Vec<Vec<&str>> = stdout.lines().map(|row| row.split_whitespace().collect()).collect();
+    assert_eq!((rows[1][0], rows[2][0]), ("request", "request:"), "{stdout}");
+    assert!(rows[1][4].parse::<f64>().unwrap() > 0.0, "{stdout}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left behind");
+}
+
 /// Curves: one result for each value, over either transport, at a rate as well.
 #[test]
 fn figure_is_varied() {
@@ -87,4 +122,7 @@ fn figure_is_varied() {
         assert_eq!(bench(dir.path(), &["get", "--sweep", wrong]).exit, 2, "{wrong}");
     }
     assert_eq!(bench(dir.path(), &[]).exit, 2);
+    assert_eq!(bench(dir.path(), &["get", "--sweep", "nodes=1,3", "--dir", "kept"]).exit, 2);
+    let many = bench(dir.path(), &["get", "--sweep", "nodes=3,100"]);
+    assert_eq!((many.exit, many.stderr.contains("100 is more than 9")), (2, true), "{many:?}");
 }

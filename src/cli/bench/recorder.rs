@@ -1,6 +1,6 @@
 //! What was measured: latencies, the course of time, and errors by kind.
 //!
-//! Pure. Memory is limited: histograms have a fixed size, and there is a row for each second.
+//! Pure. Memory is limited: histograms have a fixed size, and so many rows tell the course of time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use serde::Serialize;
 /// Longest latency that is told apart, in nanoseconds, and digits that are right.
 const NANOS_MAX: u64 = 600_000_000_000;
 const DIGITS: u8 = 3;
-/// Rows of the course of time: more than this many share a second each.
+/// A row of the course of time, and how many there are at most: what comes after an hour counts, and
+/// has no row.
 const ROW: Duration = Duration::from_millis(100);
 const ROWS_MAX: usize = 36_000;
 
@@ -77,6 +78,13 @@ impl Recorder {
         if let Some(row) = self.row(at) {
             row.done += 1;
             row.longest = row.longest.max(latency);
+        }
+    }
+
+    /// Operations of which nothing came, at no certain time.
+    pub(super) fn missing(&mut self, code: &'static str, count: u64) {
+        if count > 0 {
+            *self.errors.entry(code).or_default() += count;
         }
     }
 
@@ -166,11 +174,13 @@ mod tests {
         recorder.failed(MS, "TIMEOUT");
         recorder.failed(MS, "TIMEOUT");
         recorder.failed(MS, "NO_QUORUM");
+        recorder.missing("NOT_BEGUN", 7);
+        recorder.missing("NOT_RECEIVED", 0);
         recorder.done(MS, MS);
         assert_eq!(recorder.look().0, 1);
         assert_eq!(recorder.look().0, 0);
         let figures = recorder.figures(Duration::from_secs(1));
-        assert_eq!(figures.errors, [("NO_QUORUM", 1), ("TIMEOUT", 2)].into());
+        assert_eq!(figures.errors, [("NOT_BEGUN", 7), ("NO_QUORUM", 1), ("TIMEOUT", 2)].into());
         assert_eq!((figures.operations, recorder.rows()[0].errors), (1, 3));
     }
 

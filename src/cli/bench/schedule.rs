@@ -35,6 +35,17 @@ impl Schedule {
         (at < self.end).then_some(at)
     }
 
+    /// How many were meant to begin in the time that counts up to `now`, and have numbers from `next`
+    /// on: nobody had time for them.
+    pub(super) fn not_begun(&self, next: u64, now: Duration) -> u64 {
+        let Some(rate) = self.rate else { return 0 };
+        let meant_before = |time: Duration| {
+            let nanos = time.min(self.end).as_nanos() * u128::from(rate);
+            u64::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
+        };
+        meant_before(now).saturating_sub(next.max(meant_before(self.warm_up)))
+    }
+
     /// Whether an operation that was meant to begin then counts.
     pub(super) fn counts(&self, at: Duration) -> bool {
         (self.warm_up..self.end).contains(&at)
@@ -63,8 +74,12 @@ mod tests {
         assert_eq!(times[1_500], Duration::from_millis(1_500));
         assert_eq!(times.iter().filter(|at| open.counts(**at)).count(), 2_000);
         assert_eq!(open.counted(), 2 * SECOND);
+        assert_eq!(open.not_begun(2_900, 9 * SECOND), 100, "the end is where it stops");
+        assert_eq!(open.not_begun(10, 9 * SECOND), 2_000, "what is before the warm-up counts not");
+        assert_eq!(open.not_begun(1_500, SECOND + SECOND / 2), 0);
 
         let closed = Schedule { rate: None, ..open };
+        assert_eq!(closed.not_begun(0, 9 * SECOND), 0);
         assert_eq!(closed.intended(7, SECOND), Some(SECOND));
         assert_eq!(closed.intended(7, 3 * SECOND), None);
     }

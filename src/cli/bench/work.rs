@@ -17,9 +17,9 @@ use zmesh::{Address, Call, Clock, Node, NodeId, Time};
 
 use super::super::client;
 use super::super::failure::{Exit, Failure};
-use super::Scenario;
 use super::recorder::Recorder;
 use super::schedule::Schedule;
+use super::{Scenario, Stop};
 
 /// The subject of the handler of `zmesh serve` that sends back what it gets.
 const ECHO: &str = "zmesh.echo";
@@ -100,6 +100,7 @@ impl Work {
         cluster: &str,
         addresses: &[Address],
         peer: &NodeId,
+        stop: &Stop,
     ) -> Result<Self, Failure> {
         let clock = Clock::start();
         let mut nodes = Vec::new();
@@ -112,8 +113,12 @@ impl Work {
             nodes.push(node);
         }
         let kv = Kv::new(&nodes[0]).timeout(OPERATION_MAX);
-        if matches!(plan.scenario, Scenario::Get | Scenario::Mixed) {
-            fill(&kv, &plan, &name).await?;
+        if matches!(plan.scenario, Scenario::Get | Scenario::Mixed)
+            && let Err(failure) = fill(&kv, &plan, &name, stop).await
+        {
+            // Somebody else's cluster is not to keep half of it.
+            while let Ok(true) = clear_some(&kv, &name).await {}
+            return Err(failure);
         }
         let shared = Arc::new(Shared {
             plan,
@@ -185,26 +190,23 @@ impl Work {
         Ok(id)
     }
 
-    /// Lets everybody finish what they are at, and waits for what is on its way.
+    /// Lets everybody finish what they are at, and waits for what is on its way. What was meant to
+    /// begin by now and has not is counted: it would have been the slowest.
     pub(super) async fn end(&mut self) {
-        self.shared.stops.store(true, Ordering::Relaxed);
+        let (shared, now) = (Arc::clone(&self.shared), self.shared.elapsed());
+        let not_begun = shared.plan.schedule.not_begun(shared.next.load(Ordering::Relaxed), now);
+        shared.stops.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
         let drained = async {
-            while self.shared.received.load(Ordering::Relaxed)
-                < self.shared.sent.load(Ordering::Relaxed)
-            {
+            while shared.on_the_way() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         drop(tokio::time::timeout(DRAIN_MAX, drained).await);
         self.followers.shutdown().await;
-        let lost = self
-            .shared
-            .sent
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.shared.received.load(Ordering::Relaxed));
-        let mut recorder = self.shared.recorder.lock();
-        (0..lost).for_each(|_| recorder.failed(Duration::ZERO, "NOT_RECEIVED"));
+        let mut recorder = shared.recorder.lock();
+        recorder.missing("NOT_BEGUN", not_begun);
+        recorder.missing("NOT_RECEIVED", shared.on_the_way());
     }
 
     /// Acknowledged writes that cannot be read back.
@@ -254,11 +256,14 @@ async fn clear_some(kv: &Kv, prefix: &str) -> Result<bool, zmesh::kv::Error> {
     Ok(matches!(cleared.results.first(), Some(StepResult::ClearedRange { has_more: true, .. })))
 }
 
-async fn fill(kv: &Kv, plan: &Plan, name: &str) -> Result<(), Failure> {
+async fn fill(kv: &Kv, plan: &Plan, name: &str, stop: &Stop) -> Result<(), Failure> {
     let value = Bytes::from(vec![0xA5; plan.payload]);
     // One entry has room for a few hundred KiB of them.
     let batch = (256 * 1024 / (plan.payload as u64 + 64)).clamp(1, FILL);
     for first in (0..plan.keys).step_by(usize::try_from(batch).unwrap_or(1)) {
+        if *stop.borrow() {
+            return Err(Failure::new(Exit::Refused, "interrupted while keys were written"));
+        }
         let numbers = first..(first + batch).min(plan.keys);
         let set = |number| Operation::set(key(name, number), value.clone());
         let filled = numbers.fold(kv.txn(), |txn, number| txn.then(set(number))).await;
@@ -279,6 +284,12 @@ impl Shared {
 
     fn key(&self, number: u64) -> String {
         key(&self.name, number)
+    }
+
+    /// Messages that were sent and that nobody has heard of.
+    fn on_the_way(&self) -> u64 {
+        let received = self.received.load(Ordering::Relaxed);
+        self.sent.load(Ordering::Relaxed).saturating_sub(received)
     }
 
     fn done(&self, began: Duration) {
@@ -394,21 +405,16 @@ impl Client {
 
     async fn get(&self, key: String) -> Result<(), zmesh::ErrorCode> {
         let found = match self.shared.plan.stale {
-            true => self.kv.get_stale(&self.peer, key).await.map(|stale| stale.entry.is_some()),
-            false => self.kv.get(key).await.map(|found| found.is_some()),
+            true => self.kv.get_stale(&self.peer, key).await.map(drop),
+            false => self.kv.get(key).await.map(drop),
         };
-        match found {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.code()),
-        }
+        found.map_err(|error| error.code())
     }
 
     /// Sends a tick, with not too many on their way.
     async fn tick(&self, payload: Bytes) -> Result<(), zmesh::ErrorCode> {
         let shared = &self.shared;
-        while shared.sent.load(Ordering::Relaxed)
-            >= shared.received.load(Ordering::Relaxed) + TICKS_MAX
-        {
+        while shared.on_the_way() >= TICKS_MAX {
             if shared.stops.load(Ordering::Relaxed) {
                 return Ok(());
             }
