@@ -27,8 +27,6 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails shall end")]
 
 use std::collections::BTreeMap;
-use std::fs::read_to_string;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -43,8 +41,10 @@ use zmesh::{Node, log};
 #[allow(dead_code, reason = "shared with the tests of the cluster, which do more with it")]
 #[path = "../tests/cluster/processes.rs"]
 mod processes;
+mod usage;
 
 use processes::{DEADLINE, HEARTBEAT, Processes};
+use usage::Usage;
 
 const KEYS: u64 = 1_000;
 /// The subject under which every member sends back what it gets.
@@ -96,13 +96,6 @@ struct Cost {
     cpu_us: f64,
     /// System calls, allocations, and those of them that have room for the payload.
     counts: [Option<f64>; 3],
-}
-
-/// What `/proc` says that a process used so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Usage {
-    sleeps: u64,
-    cpu_ns: u64,
 }
 
 /// Who does the operations, on whom.
@@ -210,12 +203,12 @@ impl Bench {
             .chain([(Role::Client, std::process::id())])
             .collect();
         let mut costs = BTreeMap::<Role, Cost>::new();
-        let before: Vec<Usage> = pids.iter().map(|(_, pid)| Usage::of(*pid)).collect();
+        let before: Vec<Usage> = pids.iter().map(|(_, pid)| Usage::of(*pid).unwrap()).collect();
         self.run(operation, at_once, count).await;
         for ((role, pid), before) in pids.iter().zip(before) {
-            let (cost, after) = (costs.entry(*role).or_default(), Usage::of(*pid));
-            cost.sleeps += (after.sleeps - before.sleeps) as f64 / count as f64;
-            cost.cpu_us += (after.cpu_ns - before.cpu_ns) as f64 / 1e3 / count as f64;
+            let (cost, used) = (costs.entry(*role).or_default(), Usage::of(*pid).unwrap() - before);
+            cost.sleeps += used.switches as f64 / count as f64;
+            cost.cpu_us += used.cpu.as_secs_f64() * 1e6 / count as f64;
         }
         let counters: Vec<_> = pids
             .iter()
@@ -277,31 +270,6 @@ impl Bench {
             client.await.unwrap();
         }
     }
-}
-
-impl Usage {
-    fn of(process: u32) -> Self {
-        let mut usage = Self::default();
-        for task in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
-            let task = task.unwrap().path();
-            // A thread may end between the listing and the look.
-            usage.sleeps += sleeps(&task).unwrap_or(0);
-            usage.cpu_ns += cpu_ns(&task).unwrap_or(0);
-        }
-        usage
-    }
-}
-
-/// Times that a thread went to sleep by itself.
-fn sleeps(task: &Path) -> Option<u64> {
-    let status = read_to_string(task.join("status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-    line.trim().parse().ok()
-}
-
-/// Nanoseconds of a thread on a processor, the first of three figures.
-fn cpu_ns(task: &Path) -> Option<u64> {
-    read_to_string(task.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
 }
 
 /// `perf stat`, attached to a process.

@@ -24,6 +24,8 @@ mod raw;
 mod report;
 mod serve;
 mod soak;
+#[path = "../usage/mod.rs"]
+mod usage;
 
 use std::error::Error;
 use std::time::Duration;
@@ -31,7 +33,8 @@ use std::time::Duration;
 use clap::Parser;
 use zmesh::transport::Kind;
 
-use process::{Server, Usage};
+use process::Server;
+use usage::Usage;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 

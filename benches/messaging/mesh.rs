@@ -8,8 +8,9 @@ use bytes::Bytes;
 use zmesh::route::Filter;
 use zmesh::{Node, RequestError, TickError};
 
-use crate::process::{Server, Usage};
+use crate::process::Server;
 use crate::serve::{COUNT, ECHO, TICK};
+use crate::usage::Usage;
 use crate::{Case, Load, Outcome, Sample};
 
 /// The name of the case of a peer that is not there.

@@ -1,10 +1,9 @@
-//! The server's process, and what a process used.
+//! The server's process.
 
 use std::io::{self, BufRead, BufReader};
-use std::ops::Sub;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use crate::usage::Usage;
 use crate::{Options, Side};
 
 /// An echo server in a process of its own, which ends with this value.
@@ -45,50 +44,5 @@ impl Drop for Server {
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-}
-
-/// What all threads of a process used together.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
-    /// Time on a processor.
-    pub(crate) cpu: Duration,
-    /// Times that a thread went to sleep.
-    pub(crate) switches: u64,
-}
-
-impl Usage {
-    /// Of this process.
-    pub(crate) fn own() -> io::Result<Self> {
-        Self::of(std::process::id())
-    }
-
-    fn of(process: u32) -> io::Result<Self> {
-        let mut usage = Self::default();
-        for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
-            let task = task?.path();
-            let status = std::fs::read_to_string(task.join("status"))?;
-            let switches = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .and_then(|number| number.trim().parse::<u64>().ok());
-            usage.switches += switches.unwrap_or(0);
-            // Nanoseconds on a processor, nanoseconds waiting for one, time slices.
-            let schedule = std::fs::read_to_string(task.join("schedstat"))?;
-            let cpu = schedule.split(' ').next().and_then(|number| number.parse().ok());
-            usage.cpu += Duration::from_nanos(cpu.unwrap_or(0));
-        }
-        Ok(usage)
-    }
-}
-
-impl Sub for Usage {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            cpu: self.cpu.saturating_sub(earlier.cpu),
-            switches: self.switches.saturating_sub(earlier.switches),
-        }
     }
 }

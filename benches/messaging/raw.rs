@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::process::{Server, Usage};
+use crate::process::Server;
 use crate::serve::{RAW_COUNT, RAW_ECHO, RAW_TICK};
+use crate::usage::Usage;
 use crate::{Case, Load, Outcome, Sample};
 
 /// Messages between two looks at the clock.

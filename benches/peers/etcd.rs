@@ -6,15 +6,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 
+use super::tcp::connect;
 use super::{Operation, VALUE};
 
 pub(crate) struct Slot(BufStream<TcpStream>);
 
 impl Slot {
     pub(crate) async fn connect(port: u16) -> Option<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        stream.set_nodelay(true).ok()?;
-        Some(Self(BufStream::new(stream)))
+        connect(port).await.map(Self)
     }
 
     pub(crate) async fn run(&mut self, operation: Operation, key: u64) {

@@ -45,6 +45,8 @@ use servers::Servers;
 /// Bytes of keys are 16, of values and records 128.
 const VALUE: [u8; 128] = [0xA5; 128];
 const KEYS: u64 = 10_000;
+/// What never takes so long unless it is broken.
+const OPERATION_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, Parser)]
 struct Options {
@@ -57,8 +59,8 @@ struct Options {
     /// Draw the ratios of throughput to this file.
     #[arg(long)]
     plot: Option<std::path::PathBuf>,
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    rounds: u16,
     /// How long one peer runs in one round.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms")]
     round: Duration,
@@ -132,10 +134,14 @@ fn main() {
 }
 
 async fn run(options: &Options) {
+    let is_wanted =
+        |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    let names = CASES.map(|(name, ..)| name);
+    assert!(names.into_iter().any(is_wanted), "no case has that in its name: {names:?}");
     let servers = Servers::start().await;
     let mut rows = Vec::new();
     for (name, operation, at_once, peers) in CASES {
-        if options.filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
+        if !is_wanted(name) {
             continue;
         }
         let mut there = Vec::new();
@@ -154,7 +160,7 @@ async fn run(options: &Options) {
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); there.len()];
         for round in 0..options.rounds {
             for turn in 0..there.len() {
-                let peer = (round + turn) % there.len();
+                let peer = (usize::from(round) + turn) % there.len();
                 samples[peer].push(measure(&mut there[peer].1, operation, options.round).await);
             }
         }
@@ -175,7 +181,9 @@ async fn measure(slots: &mut Vec<Slot>, operation: Operation, period: Duration) 
             let mut rng = fastrand::Rng::with_seed(number as u64);
             while Instant::now() < end {
                 let began = Instant::now();
-                slot.run(operation, rng.u64(0..KEYS)).await;
+                let done = slot.run(operation, rng.u64(0..KEYS));
+                let done = tokio::time::timeout(OPERATION_MAX, done).await;
+                done.unwrap_or_else(|_| panic!("{operation:?} took more than {OPERATION_MAX:?}"));
                 latencies.record(u64::try_from(began.elapsed().as_nanos()).unwrap()).unwrap();
             }
             (slot, latencies)

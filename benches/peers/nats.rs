@@ -3,6 +3,7 @@
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 
+use super::tcp::connect;
 use super::{Operation, VALUE};
 
 /// Subject of the responder, and of the stream.
@@ -16,10 +17,8 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) async fn connect(port: u16) -> Option<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        stream.set_nodelay(true).ok()?;
         let inbox = format!("_INBOX.{}", uuid::Uuid::new_v4().simple());
-        let mut slot = Self { stream: BufStream::new(stream), inbox };
+        let mut slot = Self { stream: connect(port).await?, inbox };
         slot.line().await?;
         let hello =
             format!("CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\nSUB {} 1\r\n", slot.inbox);
@@ -72,8 +71,7 @@ impl Slot {
     async fn request(&mut self, subject: &str, payload: &[u8]) -> Option<Vec<u8>> {
         let inbox = self.inbox.clone();
         self.publish(subject, Some(&inbox), payload).await;
-        let reply = tokio::time::timeout(std::time::Duration::from_secs(20), self.message()).await;
-        reply.ok()?.map(|(_, payload)| payload)
+        self.message().await.map(|(_, payload)| payload)
     }
 
     async fn publish(&mut self, subject: &str, reply_to: Option<&str>, payload: &[u8]) {

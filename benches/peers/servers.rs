@@ -116,7 +116,8 @@ fn spawn(program: &str, args: &[String], dir: &Path) -> Child {
 
 async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + START_MAX;
-    while !look().await {
+    // A look at something that hangs is one that fails.
+    while tokio::time::timeout(Duration::from_secs(3), look()).await != Ok(true) {
         assert!(Instant::now() < end, "{what} is not ready within {START_MAX:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

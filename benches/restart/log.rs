@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use zmesh::wal::{Disk, Entry, EntryKind, Identity, Options, RealDisk, Wal};
 
-use super::{MIB, memory};
+use super::MIB;
+use super::usage::memory;
 
 /// Bytes of an entry.
 const ENTRIES: [usize; 2] = [128, 64 << 10];
@@ -91,6 +92,6 @@ pub(super) fn open_here(dir: &Path) {
     let wal = wal(dir);
     let ms = began.elapsed().as_secs_f64() * 1e3;
     let process = std::process::id();
-    println!("{ms} {} {}", memory(process, "VmHWM"), memory(process, "VmRSS"));
+    println!("{ms} {} {}", memory(process, "VmHWM").unwrap(), memory(process, "VmRSS").unwrap());
     drop(wal);
 }

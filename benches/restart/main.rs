@@ -27,6 +27,8 @@
 mod log;
 mod member;
 mod snapshot;
+#[path = "../usage/mod.rs"]
+mod usage;
 
 use std::path::PathBuf;
 
@@ -63,12 +65,4 @@ fn main() {
     if runs("snapshot") {
         runtime.block_on(snapshot::run(if is_test { 2_000 } else { 1_000_000 }));
     }
-}
-
-/// A figure of `/proc/PID/status`, in MiB: `VmHWM` is the most memory so far, `VmRSS` the present.
-fn memory(process: u32, figure: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
-    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1_024.0
 }

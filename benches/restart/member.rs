@@ -9,7 +9,8 @@ use zmesh::log::{Log, Record, Topic};
 use zmesh::status::{self, Status};
 use zmesh::{Node, NodeId};
 
-use super::{MIB, memory};
+use super::MIB;
+use super::usage::memory;
 
 #[allow(dead_code, reason = "shared with the tests of the cluster, which do more with it")]
 #[path = "../../tests/cluster/processes.rs"]
@@ -56,7 +57,7 @@ async fn one(size: u64) {
     caught_up(&cluster, &node, leader, other).await;
     let applied = began.elapsed();
     let process = cluster.pid(other);
-    let (peak, after) = (memory(process, "VmHWM"), memory(process, "VmRSS"));
+    let (peak, after) = (memory(process, "VmHWM").unwrap(), memory(process, "VmRSS").unwrap());
 
     let calm = append(&topic, CALM, std::future::pending).await;
     cluster.kill(other).await;

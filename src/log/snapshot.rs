@@ -98,8 +98,12 @@ fn put_topic(out: &mut BytesMut, name: &[u8], topic: &Topic) {
 
 pub(super) fn read(input: &mut dyn Read) -> Result<LogMachine, InvalidSnapshot> {
     let mut input = Input(input);
-    if input.u8()? != VERSION {
-        return Err(InvalidSnapshot::new("it has another format than this version of zmesh"));
+    let version = input.u8()?;
+    if version != VERSION {
+        return Err(InvalidSnapshot::new(format!(
+            "it has format {version}, and this version of zmesh reads {VERSION}: dump it with the one \
+             that wrote it"
+        )));
     }
     let clock = input.u32()?;
     let extent = read_extent(&mut input)?;

@@ -476,7 +476,7 @@ impl Node {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not recall it: the node stops all the same.
+    /// Dropping the future after it was polled does not recall it: the node stops all the same.
     pub async fn stop(&self) {
         self.handle.shared.with(|core, now| core.stop(now));
         let mut finished = self.handle.finished.clone();
