@@ -1,25 +1,29 @@
-//! The same work, side by side with others: raw TCP, and what of etcd, NATS and Redis is installed
-//! (Debian packages `etcd-server`, `nats-server`, `redis-server`), as clusters of three processes.
+//! The same work, side by side with others: raw libzmq, raw TCP, and what of etcd, NATS and Redis is
+//! installed (Debian packages `etcd-server`, `nats-server`, `redis-server`), as clusters of three
+//! processes.
 //!
 //! Every round runs a case on one of them after the other, each time with somebody else first; only
 //! the ratio of the runs of one round counts, and the result is the median of the rounds. The other
-//! clusters are up meanwhile and do nothing but their heartbeats. One client process. Others get a
-//! connection for each operation at once, without pipelining, where zmesh has all of them on one node:
-//! with many at once that favours zmesh against whatever can pipeline, so raw TCP is measured with one
-//! only.
+//! clusters of the run are up meanwhile and do nothing but their heartbeats. One client process, in
+//! which zmesh has all operations on one node. The others have a connection for each operation at
+//! once, or share `--connections` of them, with requests one behind the other; which is better
+//! depends on the peer. A `WAIT` of Redis holds up its connection, so SETs never share one.
 //!
 //! ```text
-//! cargo bench --bench peers                    a few minutes, a table
-//! cargo bench --bench peers -- set --rounds 3  only cases whose name contains that
-//! cargo bench --bench peers -- --json          one JSON object a line
-//! cargo bench --bench peers -- --markdown      the table for a page
-//! cargo bench --bench peers -- --plot out.svg  the ratios as a picture
+//! cargo bench --bench peers                       a few minutes, a table
+//! cargo bench --bench peers -- set --rounds 3     only cases whose name contains that
+//! cargo bench --bench peers -- --transport native zmesh without libzmq
+//! cargo bench --bench peers -- --connections 1    others share one connection
+//! cargo bench --bench peers -- --json             one JSON object a line
+//! cargo bench --bench peers -- --markdown         the table for a page
+//! cargo bench --bench peers -- --plot out.svg     the ratios as a picture
 //! ```
 //!
-//! What is not the same is said: etcd is spoken to through its JSON gateway, which costs it something;
-//! Redis with `appendfsync always` and `WAIT 1` has the write on the disk of its primary and in the
-//! memory of a replica; JetStream acknowledges what a quorum has in its files, and syncs every two
-//! minutes. zmesh, as etcd, has it on the disks of a quorum.
+//! What is not the same is said: Redis with `appendfsync always` and `WAIT 1` has the write on the
+//! disk of its primary and in the memory of a replica; JetStream acknowledges what a quorum has in
+//! its files, and syncs every two minutes. zmesh, as etcd, has it on the disks of a quorum, except in
+//! the cases that say `not synced`, where it, and Redis, sync each second. A GET of JetStream and of
+//! Redis asks one process.
 
 #![expect(clippy::print_stdout, reason = "the table is the purpose")]
 #![expect(clippy::print_stderr, reason = "says who is not there")]
@@ -27,11 +31,16 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails shall end")]
 
 mod etcd;
+mod libzmq;
 mod nats;
+mod pipe;
 mod redis;
 mod report;
 mod servers;
 mod tcp;
+#[allow(dead_code, reason = "shared with `zmesh bench`, which tells more")]
+#[path = "../../src/cli/bench/usage.rs"]
+mod usage;
 mod zmesh_peer;
 
 use std::time::{Duration, Instant};
@@ -41,6 +50,7 @@ use hdrhistogram::Histogram;
 
 use report::Row;
 use servers::Servers;
+use zmesh::transport::Kind;
 
 /// Bytes of keys are 16, of values and records 128.
 const VALUE: [u8; 128] = [0xA5; 128];
@@ -64,12 +74,26 @@ struct Options {
     /// How long one peer runs in one round.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "500ms")]
     round: Duration,
+    /// Connections that all operations of another share; without it each has its own.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    connections: Option<u16>,
+    /// What zmesh goes over.
+    #[arg(long, value_enum, default_value_t)]
+    transport: Transport,
     /// Everything for a moment, to see that it works.
     #[arg(long)]
     test: bool,
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// What zmesh goes over.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Transport {
+    #[default]
+    Libzmq,
+    Native,
 }
 
 /// What is done.
@@ -85,31 +109,64 @@ enum Operation {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Peer {
     Zmesh,
+    ZmeshUnsynced,
+    Libzmq,
     Tcp,
     Etcd,
     Nats,
+    Jetstream,
+    JetstreamKv,
     Redis,
+    RedisEverysec,
 }
 
-/// A name, what is done, how often at once, and with whom.
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Zmesh | Self::ZmeshUnsynced => "zmesh",
+            Self::Libzmq => "libzmq",
+            Self::Tcp => "tcp",
+            Self::Etcd => "etcd",
+            Self::Nats => "nats",
+            Self::Jetstream => "jetstream",
+            Self::JetstreamKv => "jetstream kv",
+            Self::Redis => "redis",
+            Self::RedisEverysec => "redis everysec",
+        }
+    }
+}
+
+/// A name, what is done, how often at once, and with whom; the first is us.
 type Case = (&'static str, Operation, usize, &'static [Peer]);
 
-const CASES: [Case; 9] = [
-    ("request", Operation::Request, 1, &[Peer::Zmesh, Peer::Tcp, Peer::Nats]),
+const REQUEST: [Peer; 4] = [Peer::Zmesh, Peer::Libzmq, Peer::Tcp, Peer::Nats];
+const SET: [Peer; 4] = [Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::JetstreamKv];
+const GET: [Peer; 4] = SET;
+const APPEND: [Peer; 2] = [Peer::Zmesh, Peer::Jetstream];
+const UNSYNCED: [Peer; 3] = [Peer::ZmeshUnsynced, Peer::Jetstream, Peer::RedisEverysec];
+
+const CASES: [Case; 12] = [
+    ("request", Operation::Request, 1, &REQUEST),
     ("request, 128 at once", Operation::Request, 128, &[Peer::Zmesh, Peer::Nats]),
-    ("set", Operation::Set, 1, &[Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::Nats]),
-    ("set, 64 at once", Operation::Set, 64, &[Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::Nats]),
-    ("set, 256 at once", Operation::Set, 256, &[Peer::Zmesh, Peer::Etcd, Peer::Redis, Peer::Nats]),
-    ("get", Operation::Get, 1, &[Peer::Zmesh, Peer::Etcd, Peer::Redis]),
-    ("get, 64 at once", Operation::Get, 64, &[Peer::Zmesh, Peer::Etcd, Peer::Redis]),
-    ("append", Operation::Append, 1, &[Peer::Zmesh, Peer::Nats]),
-    ("append, 256 at once", Operation::Append, 256, &[Peer::Zmesh, Peer::Nats]),
+    ("set", Operation::Set, 1, &SET),
+    ("set, 64 at once", Operation::Set, 64, &SET),
+    ("set, 256 at once", Operation::Set, 256, &SET),
+    ("get", Operation::Get, 1, &GET),
+    ("get, 64 at once", Operation::Get, 64, &GET),
+    ("append", Operation::Append, 1, &APPEND),
+    ("append, 256 at once", Operation::Append, 256, &APPEND),
+    ("set not synced", Operation::Set, 1, &UNSYNCED),
+    ("set not synced, 64 at once", Operation::Set, 64, &UNSYNCED),
+    ("set not synced, 256 at once", Operation::Set, 256, &UNSYNCED),
 ];
 
 /// One place at which operations are done one after the other.
+#[expect(clippy::large_enum_variant, reason = "a few hundred of them")]
 enum Slot {
     Etcd(etcd::Slot),
+    Libzmq(libzmq::Slot),
     Nats(nats::Slot),
+    NatsKeys(nats::Slot),
     Redis(redis::Slot),
     Tcp(tcp::Slot),
     Zmesh(zmesh_peer::Slot),
@@ -138,7 +195,14 @@ async fn run(options: &Options) {
         |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
     let names = CASES.map(|(name, ..)| name);
     assert!(names.into_iter().any(is_wanted), "no case has that in its name: {names:?}");
-    let servers = Servers::start().await;
+    let is_needed = |peer: Peer| {
+        CASES.iter().any(|(name, _, _, peers)| is_wanted(name) && peers.contains(&peer))
+    };
+    let kind = match options.transport {
+        Transport::Libzmq => Kind::Libzmq,
+        Transport::Native => Kind::Native,
+    };
+    let servers = Servers::start(kind, is_needed).await;
     let mut rows = Vec::new();
     for (name, operation, at_once, peers) in CASES {
         if !is_wanted(name) {
@@ -146,7 +210,11 @@ async fn run(options: &Options) {
         }
         let mut there = Vec::new();
         for peer in peers.iter().filter(|peer| servers.has(**peer)) {
-            there.push((*peer, servers.slots(*peer, at_once).await));
+            let is_alone =
+                operation == Operation::Set && matches!(peer, Peer::Redis | Peer::RedisEverysec);
+            let connections =
+                options.connections.filter(|_| !is_alone).map_or(at_once, usize::from);
+            there.push((*peer, servers.slots(*peer, at_once, connections).await));
         }
         // Fills what is read, and warms up.
         for (_, slots) in &mut there {
@@ -205,10 +273,24 @@ impl Slot {
     async fn run(&mut self, operation: Operation, key: u64) {
         match self {
             Self::Etcd(slot) => slot.run(operation, key).await,
+            Self::Libzmq(slot) => slot.round_trip(),
             Self::Nats(slot) => slot.run(operation, key).await,
+            Self::NatsKeys(slot) => slot.run_keys(operation, key).await,
             Self::Redis(slot) => slot.run(operation, key).await,
             Self::Tcp(slot) => slot.round_trip().await,
             Self::Zmesh(slot) => slot.run(operation, key).await,
+        }
+    }
+
+    /// Another one on the same connection.
+    fn share(&self) -> Self {
+        match self {
+            Self::Etcd(slot) => Self::Etcd(slot.clone()),
+            Self::Nats(slot) => Self::Nats(slot.clone()),
+            Self::NatsKeys(slot) => Self::NatsKeys(slot.clone()),
+            Self::Redis(slot) => Self::Redis(slot.clone()),
+            Self::Zmesh(slot) => Self::Zmesh(slot.clone()),
+            Self::Libzmq(_) | Self::Tcp(_) => panic!("these have no case with several at once"),
         }
     }
 }

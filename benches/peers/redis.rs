@@ -1,57 +1,66 @@
-//! Redis: its protocol RESP, one connection a slot.
+//! Redis: its protocol RESP.
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
-use tokio::net::TcpStream;
+use tokio::io::AsyncBufRead;
 
-use super::tcp::connect;
+use super::pipe::{Heard, Pipe, Protocol, block, line};
 use super::{Operation, VALUE};
 
-pub(crate) struct Slot(BufStream<TcpStream>);
+/// RESP, as far as its replies are lines and bulks.
+pub(crate) struct Resp;
+
+impl Protocol for Resp {
+    async fn hear(reader: &mut (impl AsyncBufRead + Send + Unpin)) -> Option<Heard> {
+        let line = line(reader).await?;
+        let reply = match line.strip_prefix('$').map(str::parse::<i64>) {
+            Some(length) => match usize::try_from(length.ok()?) {
+                Ok(bytes) => block(reader, bytes).await?,
+                // Nothing is there.
+                Err(_) => Vec::new(),
+            },
+            None => line.into_bytes(),
+        };
+        Some(Heard::Reply(reply))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Slot(Pipe);
 
 impl Slot {
     pub(crate) async fn connect(port: u16) -> Option<Self> {
-        connect(port).await.map(Self)
+        Pipe::connect::<Resp>(port).await.map(Self)
     }
 
-    pub(crate) async fn run(&mut self, operation: Operation, key: u64) {
+    pub(crate) async fn run(&self, operation: Operation, key: u64) {
         let key = format!("key-{key:012}");
         match operation {
             Operation::Get => {
-                self.send(&[b"GET", key.as_bytes()]).await;
+                let value = self.call(&[b"GET", key.as_bytes()]).await.unwrap();
                 // A key that nobody has set is none.
-                drop(self.reply().await);
+                assert!(value.is_empty() || value == VALUE, "{}", String::from_utf8_lossy(&value));
             }
             Operation::Set | Operation::Append | Operation::Request => {
-                self.send(&[b"SET", key.as_bytes(), &VALUE]).await;
-                self.send(&[b"WAIT", b"1", b"0"]).await;
-                assert_eq!(self.reply().await.as_deref(), Some("+OK"));
-                let replicas = self.reply().await.unwrap();
-                assert!(replicas == ":1" || replicas == ":2", "{replicas}");
+                let set = self.0.ask(command(&[b"SET", key.as_bytes(), &VALUE]));
+                let wait = self.0.ask(command(&[b"WAIT", b"1", b"0"]));
+                assert_eq!(set.await.unwrap(), b"+OK");
+                let replicas = wait.await.unwrap();
+                assert!(replicas == b":1" || replicas == b":2", "{replicas:?}");
             }
         }
     }
 
-    pub(crate) async fn send(&mut self, words: &[&[u8]]) {
-        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            bytes.extend(format!("${}\r\n", word.len()).bytes());
-            bytes.extend_from_slice(word);
-            bytes.extend(b"\r\n");
-        }
-        self.0.write_all(&bytes).await.unwrap();
+    /// The reply to a command; none without a connection.
+    pub(crate) async fn call(&self, words: &[&[u8]]) -> Option<Vec<u8>> {
+        self.0.ask(command(words)).await.ok()
     }
+}
 
-    /// The line of a reply, its bulk read with it; none for a nil.
-    pub(crate) async fn reply(&mut self) -> Option<String> {
-        self.0.flush().await.unwrap();
-        let mut line = String::new();
-        self.0.read_line(&mut line).await.unwrap();
-        let line = line.trim_end().to_owned();
-        assert!(!line.starts_with('-'), "{line}");
-        let Some(length) = line.strip_prefix('$') else { return Some(line) };
-        let length = usize::try_from(length.parse::<i64>().unwrap()).ok()?;
-        let mut bulk = vec![0; length + 2];
-        self.0.read_exact(&mut bulk).await.unwrap();
-        Some(String::from_utf8_lossy(&bulk).trim_end().to_owned())
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend(b"\r\n");
     }
+    bytes
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::usage::Machine;
 use super::{Options, Peer, Sample};
 
 /// One case with one peer: medians over the rounds.
@@ -37,8 +38,12 @@ impl Row {
         Self { scenario, peer, sample, rate, p50 }
     }
 
-    fn peer(&self) -> String {
-        format!("{:?}", self.peer).to_lowercase()
+    fn peer(&self) -> &'static str {
+        self.peer.name()
+    }
+
+    fn is_ours(&self) -> bool {
+        matches!(self.peer, Peer::Zmesh | Peer::ZmeshUnsynced)
     }
 }
 
@@ -55,7 +60,7 @@ pub(crate) fn print(options: &Options, rows: &[Row], versions: &str) {
     }
     for row in rows.iter().filter(|_| options.json) {
         let Sample { p50_us, p99_us, p999_us, per_second } = row.sample;
-        let ratio = (row.peer != Peer::Zmesh).then_some(row.rate[0]);
+        let ratio = (!row.is_ours()).then_some(row.rate[0]);
         let line = serde_json::json!({
             "scenario": row.scenario, "peer": row.peer(), "p50_us": p50_us, "p99_us": p99_us,
             "p999_us": p999_us, "per_second": per_second, "ratio": ratio,
@@ -68,15 +73,22 @@ pub(crate) fn print(options: &Options, rows: &[Row], versions: &str) {
     }
     let (edge, rule) = if options.markdown { ("| ", " | ") } else { ("", "  ") };
     println!(
-        "zmesh beside {versions}; medians of {} rounds of {:?}\n",
-        options.rounds, options.round
+        "zmesh over {:?} beside {versions}; medians of {} rounds of {:?}; {}\non {}\n",
+        options.transport,
+        options.rounds,
+        options.round,
+        match options.connections {
+            Some(connections) => format!("others share {connections} connections"),
+            None => "others have a connection for each at once".to_owned(),
+        },
+        Machine::describe(Some(&std::env::temp_dir())),
     );
     let line = |cells: [String; 7]| {
         println!("{edge}{}{}", cells.join(rule), if options.markdown { " |" } else { "" });
     };
     line([
-        format!("{:<22}", "case"),
-        format!("{:<6}", "peer"),
+        format!("{:<27}", "case"),
+        format!("{:<14}", "peer"),
         format!("{:>8}", "p50 us"),
         format!("{:>8}", "p99 us"),
         format!("{:>9}", "a second"),
@@ -87,14 +99,14 @@ pub(crate) fn print(options: &Options, rows: &[Row], versions: &str) {
         println!("|---|---|---:|---:|---:|---|---|");
     }
     for row in rows {
-        let times = |[median, least, most]: [f64; 3]| match row.peer == Peer::Zmesh {
+        let times = |[median, least, most]: [f64; 3]| match row.is_ours() {
             true => String::new(),
             false => format!("{median:.2} x ({least:.2} to {most:.2})"),
         };
         let Sample { p50_us, p99_us, per_second, .. } = row.sample;
         line([
-            format!("{:<22}", row.scenario),
-            format!("{:<6}", row.peer()),
+            format!("{:<27}", row.scenario),
+            format!("{:<14}", row.peer()),
             format!("{p50_us:>8.0}"),
             format!("{p99_us:>8.0}"),
             format!("{per_second:>9.0}"),
@@ -106,7 +118,7 @@ pub(crate) fn print(options: &Options, rows: &[Row], versions: &str) {
 
 /// Bars of the ratios of throughput, on a scale of powers of ten; right of the middle we do more.
 fn svg(rows: &[Row]) -> String {
-    let rows: Vec<_> = rows.iter().filter(|row| row.peer != Peer::Zmesh).collect();
+    let rows: Vec<_> = rows.iter().filter(|row| !row.is_ours()).collect();
     let height = 26 * rows.len() + 50;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" \

@@ -5,24 +5,31 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Peer, Slot, etcd, nats, redis, tcp, zmesh_peer};
+use zmesh::transport::Kind;
+
+use super::{Peer, Slot, etcd, libzmq, nats, redis, tcp, zmesh_peer};
 
 /// What never takes so long unless it is broken.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// See the module. What is not installed is not there.
+/// See the module. What is not installed, or not asked for, is not there.
 pub(crate) struct Servers {
-    zmesh: zmesh_peer::Cluster,
+    zmesh: Option<zmesh_peer::Cluster>,
+    zmesh_unsynced: Option<zmesh_peer::Cluster>,
     tcp: SocketAddr,
+    libzmq: String,
     etcd: Option<Cluster>,
     nats: Option<Cluster>,
     redis: Option<Cluster>,
+    redis_unsynced: Option<Cluster>,
     _dir: tempfile::TempDir,
 }
 
 struct Cluster {
     /// Where the member listens that leads.
     port: u16,
+    /// Where the member listens that leads the bucket, of NATS.
+    keys_port: u16,
     version: String,
     processes: Vec<Child>,
 }
@@ -38,25 +45,44 @@ impl Drop for Cluster {
 }
 
 impl Servers {
-    pub(crate) async fn start() -> Self {
+    /// Starts those that `is_needed`.
+    pub(crate) async fn start(kind: Kind, is_needed: impl Fn(Peer) -> bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let zmesh = async |peer, flags: &[&str]| match is_needed(peer) {
+            true => Some(zmesh_peer::Cluster::start(kind, flags).await),
+            false => None,
+        };
+        let nats = [Peer::Nats, Peer::Jetstream, Peer::JetstreamKv].into_iter().any(&is_needed);
         Self {
-            zmesh: zmesh_peer::Cluster::start().await,
+            zmesh: zmesh(Peer::Zmesh, &[]).await,
+            zmesh_unsynced: zmesh(Peer::ZmeshUnsynced, &["--sync", "interval"]).await,
             tcp: tcp::serve(),
-            etcd: start_etcd(dir.path()).await,
-            nats: start_nats(dir.path()).await,
-            redis: start_redis(dir.path()).await,
+            libzmq: libzmq::serve(),
+            etcd: if is_needed(Peer::Etcd) { start_etcd(path).await } else { None },
+            nats: if nats { start_nats(path).await } else { None },
+            redis: if is_needed(Peer::Redis) { start_redis(path, "always").await } else { None },
+            redis_unsynced: match is_needed(Peer::RedisEverysec) {
+                true => start_redis(path, "everysec").await,
+                false => None,
+            },
             _dir: dir,
         }
     }
 
-    pub(crate) fn has(&self, peer: Peer) -> bool {
+    fn cluster(&self, peer: Peer) -> Option<&Cluster> {
         match peer {
-            Peer::Zmesh | Peer::Tcp => true,
-            Peer::Etcd => self.etcd.is_some(),
-            Peer::Nats => self.nats.is_some(),
-            Peer::Redis => self.redis.is_some(),
+            Peer::Etcd => self.etcd.as_ref(),
+            Peer::Nats | Peer::Jetstream | Peer::JetstreamKv => self.nats.as_ref(),
+            Peer::Redis => self.redis.as_ref(),
+            Peer::RedisEverysec => self.redis_unsynced.as_ref(),
+            Peer::Libzmq | Peer::Tcp | Peer::Zmesh | Peer::ZmeshUnsynced => None,
         }
+    }
+
+    pub(crate) fn has(&self, peer: Peer) -> bool {
+        let is_ours = matches!(peer, Peer::Libzmq | Peer::Tcp | Peer::Zmesh | Peer::ZmeshUnsynced);
+        is_ours || self.cluster(peer).is_some()
     }
 
     pub(crate) fn versions(&self) -> String {
@@ -65,20 +91,35 @@ impl Servers {
         all.collect::<Vec<_>>().join(", ")
     }
 
-    /// So many slots of a peer that is there.
-    pub(crate) async fn slots(&self, peer: Peer, count: usize) -> Vec<Slot> {
-        let port = |cluster: &Option<Cluster>| cluster.as_ref().unwrap().port;
-        let mut slots = Vec::with_capacity(count);
-        for _ in 0..count {
-            slots.push(match peer {
-                Peer::Zmesh => Slot::Zmesh(self.zmesh.slot()),
-                Peer::Tcp => Slot::Tcp(tcp::Slot::connect(self.tcp).await),
-                Peer::Etcd => Slot::Etcd(etcd::Slot::connect(port(&self.etcd)).await.unwrap()),
-                Peer::Nats => Slot::Nats(nats::Slot::connect(port(&self.nats)).await.unwrap()),
-                Peer::Redis => Slot::Redis(redis::Slot::connect(port(&self.redis)).await.unwrap()),
+    /// So many slots of a peer that is there, on so many connections.
+    pub(crate) async fn slots(&self, peer: Peer, count: usize, connections: usize) -> Vec<Slot> {
+        let mut slots: Vec<Slot> = Vec::with_capacity(count);
+        for number in 0..count {
+            slots.push(match slots.get(number % connections) {
+                Some(slot) if number >= connections => slot.share(),
+                _ => self.slot(peer).await,
             });
         }
         slots
+    }
+
+    async fn slot(&self, peer: Peer) -> Slot {
+        let port = || self.cluster(peer).unwrap().port;
+        match peer {
+            Peer::Zmesh => Slot::Zmesh(self.zmesh.as_ref().unwrap().slot()),
+            Peer::ZmeshUnsynced => Slot::Zmesh(self.zmesh_unsynced.as_ref().unwrap().slot()),
+            Peer::Tcp => Slot::Tcp(tcp::Slot::connect(self.tcp).await),
+            Peer::Libzmq => Slot::Libzmq(libzmq::Slot::connect(&self.libzmq)),
+            Peer::Etcd => Slot::Etcd(etcd::Slot::connect(port()).await.unwrap()),
+            Peer::Nats | Peer::Jetstream => Slot::Nats(nats::Slot::connect(port()).await.unwrap()),
+            Peer::JetstreamKv => {
+                let port = self.cluster(peer).unwrap().keys_port;
+                Slot::NatsKeys(nats::Slot::connect(port).await.unwrap())
+            }
+            Peer::Redis | Peer::RedisEverysec => {
+                Slot::Redis(redis::Slot::connect(port()).await.unwrap())
+            }
+        }
     }
 }
 
@@ -144,10 +185,10 @@ async fn start_etcd(dir: &Path) -> Option<Cluster> {
         spawn("etcd", &args.collect::<Vec<_>>(), &dir.join(name.as_str()))
     };
     let processes = (0..3).map(start).collect();
-    let mut cluster = Cluster { port: 0, version, processes };
+    let mut cluster = Cluster { port: 0, keys_port: 0, version, processes };
     until("etcd", async || {
         for port in client {
-            if let Some(mut slot) = etcd::Slot::connect(port).await
+            if let Some(slot) = etcd::Slot::connect(port).await
                 && slot.leads().await == Some(true)
             {
                 cluster.port = port;
@@ -175,43 +216,46 @@ async fn start_nats(dir: &Path) -> Option<Cluster> {
         spawn("nats-server", &["-c".to_owned(), "config".to_owned()], &own)
     };
     let processes = (0..3).map(start).collect();
-    let mut cluster = Cluster { port: 0, version, processes };
+    let mut cluster = Cluster { port: 0, keys_port: 0, version, processes };
     until("nats-server", async || {
-        let Some(mut slot) = nats::Slot::connect(client[0]).await else { return false };
-        if !slot.create_stream().await {
+        let Some(slot) = nats::Slot::connect(client[0]).await else { return false };
+        if !slot.create_streams().await {
             return false;
         }
-        let leader = slot.stream_leader().await;
-        let at = (0..3).find(|at| leader.as_deref() == Some(format!("n{at}").as_str()));
-        cluster.port = at.map_or(0, |at| client[at]);
-        cluster.port != 0
+        let port = async |stream| {
+            let leader = slot.leader(stream).await?;
+            (0..3).find(|at| leader == format!("n{at}")).map(|at| client[at])
+        };
+        let ports = (port(nats::STREAM).await, port(nats::BUCKET).await);
+        let (Some(stream), Some(bucket)) = ports else { return false };
+        (cluster.port, cluster.keys_port) = (stream, bucket);
+        true
     })
     .await;
-    nats::Slot::respond(cluster.port);
+    nats::respond(cluster.port);
     Some(cluster)
 }
 
-async fn start_redis(dir: &Path) -> Option<Cluster> {
+async fn start_redis(dir: &Path, sync: &str) -> Option<Cluster> {
     let version = version("redis-server")?;
     let ports = ports::<3>();
     let start = |at: usize| {
         let port = ports[at].to_string();
-        let mut args = vec!["--port", &port, "--appendonly", "yes", "--appendfsync", "always"];
+        let mut args = vec!["--port", &port, "--appendonly", "yes", "--appendfsync", sync];
         args.extend(["--save", "", "--bind", "127.0.0.1"]);
         let primary = format!("127.0.0.1 {}", ports[0]);
         if at > 0 {
             args.extend(["--replicaof", &primary]);
         }
         let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
-        spawn("redis-server", &args, &dir.join(format!("redis{at}")))
+        spawn("redis-server", &args, &dir.join(format!("redis-{sync}{at}")))
     };
     let processes = (0..3).map(start).collect();
-    let cluster = Cluster { port: ports[0], version, processes };
+    let cluster = Cluster { port: ports[0], keys_port: 0, version, processes };
     until("redis-server", async || {
-        let Some(mut slot) = redis::Slot::connect(cluster.port).await else { return false };
-        slot.send(&[b"INFO", b"replication"]).await;
-        let info = slot.reply().await.unwrap_or_default();
-        info.matches("state=online").count() == 2
+        let Some(slot) = redis::Slot::connect(cluster.port).await else { return false };
+        let info = slot.call(&[b"INFO", b"replication"]).await.unwrap_or_default();
+        String::from_utf8_lossy(&info).matches("state=online").count() == 2
     })
     .await;
     Some(cluster)

@@ -2,19 +2,12 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::VALUE;
 
 pub(crate) struct Slot(TcpStream);
-
-/// A connection to a server of this machine, if one listens.
-pub(crate) async fn connect(port: u16) -> Option<BufStream<TcpStream>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    stream.set_nodelay(true).ok()?;
-    Some(BufStream::new(stream))
-}
 
 /// Echoes on a thread of its own, which ends with the process.
 pub(crate) fn serve() -> SocketAddr {

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use zmesh::Node;
 use zmesh::kv::Kv;
 use zmesh::log::{Log, Record, Topic};
+use zmesh::route::Filter;
+use zmesh::transport::Kind;
 
 use super::{Operation, VALUE};
 
@@ -11,7 +13,7 @@ use super::{Operation, VALUE};
 #[path = "../../tests/cluster/processes.rs"]
 mod processes;
 
-use processes::{DEADLINE, Processes};
+use processes::{DEADLINE, HEARTBEAT, Processes};
 
 /// The subject of the handler of `zmesh serve` that sends back what it gets.
 const ECHO: &str = "zmesh.echo";
@@ -31,9 +33,14 @@ pub(crate) struct Slot {
 }
 
 impl Cluster {
-    pub(crate) async fn start() -> Self {
-        let processes = Processes::start(3).await;
-        let node = processes.client("client", 0).await;
+    /// Three members, and a client, with this transport.
+    pub(crate) async fn start(kind: Kind, flags: &[&str]) -> Self {
+        let name = serde_json::to_value(kind).unwrap();
+        let transport = ["--transport", name.as_str().unwrap()];
+        let processes = Processes::start_with(3, &[&transport[..], flags].concat()).await;
+        let builder = Node::builder("client").heartbeat(HEARTBEAT).transport_kind(kind);
+        let node = builder.connect(processes.address(0)).start().unwrap();
+        node.wait_for_peers(&Filter::any(), 3, DEADLINE).await.unwrap();
         let leader = processes.leader(&node, None).await;
         let leader = processes.id(leader).to_owned();
         let kv = Kv::new(&node).timeout(DEADLINE);
@@ -47,7 +54,7 @@ impl Cluster {
 }
 
 impl Slot {
-    pub(crate) async fn run(&mut self, operation: Operation, key: u64) {
+    pub(crate) async fn run(&self, operation: Operation, key: u64) {
         let (key, value) = (format!("key-{key:012}"), Bytes::from_static(&VALUE));
         match operation {
             Operation::Request => {

@@ -101,13 +101,14 @@ pub struct Options {
     /// when the disk is full; default 16 MiB, zero for none.
     pub reserve_bytes: u64,
     /// Bytes of the newest entries kept in memory, so that followers that keep up never touch the
-    /// disk; default 16 MiB.
+    /// disk; default 4 MiB, and about twice that with what is around small entries. Larger: followers
+    /// that are a little behind are served from memory. Smaller: less memory.
     pub window_bytes_max: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, reserve_bytes: 16 << 20, window_bytes_max: 16 << 20 }
+        Self { segment_bytes: 64 << 20, reserve_bytes: 16 << 20, window_bytes_max: 4 << 20 }
     }
 }
 
