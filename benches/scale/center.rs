@@ -21,6 +21,7 @@ pub(crate) fn describe(id: &str, kind: Kind) -> Builder {
 
 /// Is it, until standard input ends.
 pub(crate) async fn be(kind: Kind, dialed: usize) {
+    let inherited = std::fs::read_dir("/proc/self/fd").unwrap().count();
     zmesh::transport::zmq::check_descriptors();
     let mut lines = BufReader::new(std::io::stdin()).lines();
     let mut builder = describe("center", kind).bind("tcp://127.0.0.1:0");
@@ -30,7 +31,7 @@ pub(crate) async fn be(kind: Kind, dialed: usize) {
     let node = builder.start().unwrap();
     let echo = |_from: Peer, text: String| async move { Ok::<_, HandlerError>(text) };
     node.on_request(ECHO, echo).unwrap();
-    println!("{}", node.address().unwrap());
+    println!("{} {inherited}", node.address().unwrap());
     // Nothing more is written: the end means that who measures is gone.
     tokio::task::spawn_blocking(move || drop(lines.next())).await.unwrap();
 }
@@ -39,6 +40,8 @@ pub(crate) async fn be(kind: Kind, dialed: usize) {
 pub(crate) struct Center {
     child: Child,
     pub(crate) address: String,
+    /// Descriptors that were not its own.
+    inherited: usize,
 }
 
 impl Center {
@@ -54,10 +57,12 @@ impl Center {
             writeln!(stdin, "{address}").unwrap();
         }
         child.stdin = Some(stdin);
-        let mut address = String::new();
+        let mut line = String::new();
         let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut address).unwrap();
-        Self { child, address: address.trim().to_owned() }
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let (address, inherited) = line.trim().split_once(' ').unwrap();
+        let (address, inherited) = (address.to_owned(), inherited.parse().unwrap());
+        Self { child, address, inherited }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -65,7 +70,7 @@ impl Center {
     }
 
     pub(crate) fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() - self.inherited
     }
 }
 

@@ -56,7 +56,7 @@ async fn gather(options: &Options, way: Way, count: usize) -> (Center, Vec<Node>
         }
     };
     for node in &nodes {
-        node.wait_for_peers(&Filter::any().up(), 1, DEADLINE).await.unwrap();
+        node.wait_for_peers(&Filter::any(), 1, DEADLINE).await.unwrap();
     }
     (center, nodes)
 }
