@@ -57,7 +57,7 @@ struct Options {
     multi_thread: Option<usize>,
     /// What the nodes use.
     #[arg(long, value_enum, default_value_t)]
-    transport: Transport,
+    transport: Kind,
     /// Look for stalls instead of measuring.
     #[arg(long)]
     soak: bool,
@@ -73,30 +73,6 @@ struct Options {
     /// Be an echo server.
     #[arg(long, hide = true)]
     serve: Option<Side>,
-}
-
-/// The transport of nodes.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
-enum Transport {
-    #[default]
-    Libzmq,
-    Native,
-}
-
-impl Transport {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Libzmq => "libzmq",
-            Self::Native => "native",
-        }
-    }
-
-    const fn kind(self) -> Kind {
-        match self {
-            Self::Libzmq => Kind::Libzmq,
-            Self::Native => Kind::Native,
-        }
-    }
 }
 
 /// Who is measured.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use zmesh::route::Filter;
+use zmesh::transport::Kind;
 use zmesh::{Node, RequestError, TickError};
 
 use crate::process::Server;
@@ -27,11 +28,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) async fn new(server: Server, transport: crate::Transport) -> Outcome<Self> {
-        let node = Node::builder("client")
-            .transport_kind(transport.kind())
-            .connect(server.address())
-            .start()?;
+    pub(crate) async fn new(server: Server, transport: Kind) -> Outcome<Self> {
+        let node =
+            Node::builder("client").transport_kind(transport).connect(server.address()).start()?;
         node.wait_for_peers(&Filter::any(), 1, Duration::from_secs(10)).await?;
         Ok(Self { server, node })
     }

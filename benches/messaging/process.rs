@@ -16,7 +16,7 @@ impl Server {
     /// Starts this binary again and waits until it listens.
     pub(crate) fn start(side: Side, options: &Options) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--serve", side.name(), "--transport", options.transport.name()]);
+        command.args(["--serve", side.name(), "--transport", &options.transport.to_string()]);
         if let Some(workers) = options.multi_thread {
             command.args(["--multi-thread", &workers.to_string()]);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use zmesh::transport::Kind;
 use zmesh::{Call, HandlerError, Node};
 
 use crate::{Options, Outcome, Side};
@@ -65,11 +66,9 @@ fn serve_raw() -> Outcome<()> {
     }
 }
 
-async fn serve_mesh(transport: crate::Transport) -> Outcome<()> {
-    let node = Node::builder("server")
-        .transport_kind(transport.kind())
-        .bind("tcp://127.0.0.1:0")
-        .start()?;
+async fn serve_mesh(transport: Kind) -> Outcome<()> {
+    let node =
+        Node::builder("server").transport_kind(transport).bind("tcp://127.0.0.1:0").start()?;
     let counted = Arc::new(AtomicU64::new(0));
     node.on(ECHO).request_raw(|call: Call| async move { Ok(call.payload) })?;
     let ticks = Arc::clone(&counted);

@@ -1,6 +1,6 @@
 //! libzmq by itself: one DEALER that waits for a ROUTER on a thread of its own.
 
-use super::VALUE;
+use super::{OPERATION_MAX, VALUE};
 
 pub(crate) struct Slot(zmq::Socket);
 
@@ -21,6 +21,9 @@ pub(crate) fn serve() -> String {
 impl Slot {
     pub(crate) fn connect(address: &str) -> Self {
         let dealer = zmq::Context::new().socket(zmq::DEALER).unwrap();
+        let millis = i32::try_from(OPERATION_MAX.as_millis()).unwrap();
+        dealer.set_sndtimeo(millis).unwrap();
+        dealer.set_rcvtimeo(millis).unwrap();
         dealer.connect(address).unwrap();
         Self(dealer)
     }

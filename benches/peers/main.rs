@@ -47,10 +47,10 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hdrhistogram::Histogram;
+use zmesh::transport::Kind;
 
 use report::Row;
 use servers::Servers;
-use zmesh::transport::Kind;
 
 /// Bytes of keys are 16, of values and records 128.
 const VALUE: [u8; 128] = [0xA5; 128];
@@ -79,21 +79,13 @@ struct Options {
     connections: Option<u16>,
     /// What zmesh goes over.
     #[arg(long, value_enum, default_value_t)]
-    transport: Transport,
+    transport: Kind,
     /// Everything for a moment, to see that it works.
     #[arg(long)]
     test: bool,
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
-}
-
-/// What zmesh goes over.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Transport {
-    #[default]
-    Libzmq,
-    Native,
 }
 
 /// What is done.
@@ -198,11 +190,7 @@ async fn run(options: &Options) {
     let is_needed = |peer: Peer| {
         CASES.iter().any(|(name, _, _, peers)| is_wanted(name) && peers.contains(&peer))
     };
-    let kind = match options.transport {
-        Transport::Libzmq => Kind::Libzmq,
-        Transport::Native => Kind::Native,
-    };
-    let servers = Servers::start(kind, is_needed).await;
+    let servers = Servers::start(options.transport, is_needed).await;
     let mut rows = Vec::new();
     for (name, operation, at_once, peers) in CASES {
         if !is_wanted(name) {

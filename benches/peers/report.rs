@@ -64,7 +64,9 @@ pub(crate) fn print(options: &Options, rows: &[Row], versions: &str) {
         let line = serde_json::json!({
             "scenario": row.scenario, "peer": row.peer(), "p50_us": p50_us, "p99_us": p99_us,
             "p999_us": p999_us, "per_second": per_second, "ratio": ratio,
-            "ratio_p50": ratio.map(|_| row.p50[0]),
+            "ratio_least": ratio.map(|_| row.rate[1]), "ratio_most": ratio.map(|_| row.rate[2]),
+            "ratio_p50": ratio.map(|_| row.p50[0]), "transport": options.transport,
+            "connections": options.connections,
         });
         println!("{line}");
     }
@@ -73,7 +75,7 @@ pub(crate) fn print(options: &Options, rows: &[Row], versions: &str) {
     }
     let (edge, rule) = if options.markdown { ("| ", " | ") } else { ("", "  ") };
     println!(
-        "zmesh over {:?} beside {versions}; medians of {} rounds of {:?}; {}\non {}\n",
+        "zmesh over {} beside {versions}; medians of {} rounds of {:?}; {}\non {}\n",
         options.transport,
         options.rounds,
         options.round,

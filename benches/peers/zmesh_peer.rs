@@ -35,8 +35,8 @@ pub(crate) struct Slot {
 impl Cluster {
     /// Three members, and a client, with this transport.
     pub(crate) async fn start(kind: Kind, flags: &[&str]) -> Self {
-        let name = serde_json::to_value(kind).unwrap();
-        let transport = ["--transport", name.as_str().unwrap()];
+        let kind_name = kind.to_string();
+        let transport = ["--transport", &kind_name];
         let processes = Processes::start_with(3, &[&transport[..], flags].concat()).await;
         let builder = Node::builder("client").heartbeat(HEARTBEAT).transport_kind(kind);
         let node = builder.connect(processes.address(0)).start().unwrap();

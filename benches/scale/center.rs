@@ -47,10 +47,9 @@ pub(crate) struct Center {
 impl Center {
     /// Starts this binary again; it dials `addresses`.
     pub(crate) fn start(options: &Options, addresses: &[String]) -> Self {
-        let transport = clap::ValueEnum::to_possible_value(&options.transport).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--center", &addresses.len().to_string()]);
-        command.args(["--transport", transport.get_name()]);
+        command.args(["--transport", &options.transport.to_string()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         for address in addresses {

@@ -34,7 +34,7 @@ struct Options {
     #[arg(long)]
     json: bool,
     /// What the nodes go over.
-    #[arg(long, value_enum, default_value = "libzmq")]
+    #[arg(long, value_enum, default_value_t)]
     transport: Kind,
     /// Everything small, to see that it works.
     #[arg(long)]

@@ -29,6 +29,8 @@ pub(crate) async fn run(options: &Options) {
             let (center, _nodes) = gather(options, way, 1).await;
             memory(center.pid(), "VmRSS").unwrap()
         };
+        let scenario = format!("1 peer, {}", format!("{way:?}").to_lowercase());
+        print(options, &scenario, &[("resident_mib", alone)]);
         for count in counts {
             measure(options, way, *count, alone).await;
         }

@@ -272,6 +272,16 @@ pub enum Kind {
     Native,
 }
 
+/// The name as it stands in flags and files.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Libzmq => "libzmq",
+            Self::Native => "native",
+        })
+    }
+}
+
 /// What a transport counted since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
 pub struct Counters {

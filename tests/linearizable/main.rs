@@ -26,9 +26,12 @@ mod checker;
 #[allow(dead_code, reason = "shared with the tests of the cluster, which do more with it")]
 #[path = "../cluster/processes.rs"]
 mod processes;
+#[path = "../waiting/mod.rs"]
+mod waiting;
 
 use checker::{Action, Operation, Verdict, check};
 use processes::Processes;
+use waiting::until;
 
 /// Clients, each a node of its own that knows another member first.
 const CLIENTS: usize = 6;
@@ -95,13 +98,8 @@ async fn what_clients_see_while_processes_die_has_an_order() {
 /// Waits until so many more operations were answered.
 async fn goes_on(run: &Run, operations: u64, fault: u64) {
     let goal = run.answered.load(Ordering::Relaxed) + operations;
-    let reached = async {
-        while run.answered.load(Ordering::Relaxed) < goal {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let reached = tokio::time::timeout(processes::DEADLINE, reached).await;
-    assert!(reached.is_ok(), "nothing is answered after fault {fault}");
+    let is_reached = async || (run.answered.load(Ordering::Relaxed) >= goal).then_some(());
+    until(&format!("{operations} more answers around fault {fault}"), is_reached).await;
 }
 
 /// Kills or halts a process, mostly the leader, lets clients go on, and brings it back.
