@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     let asker = Node::builder("asker").start()?;
     for worker in &workers {
-        asker.connect(worker.address().ok_or("not bound")?.clone());
+        asker.connect(worker.address().ok_or("not bound")?.clone())?;
     }
     asker.wait_for_peers(&Filter::any(), 3, Duration::from_secs(5)).await?;
 

@@ -451,6 +451,7 @@ fn retry_wait(reason: RefuseReason, heartbeat: &Heartbeat) -> Option<Duration> {
         RefuseReason::DuplicateId => Some(heartbeat.ping_interval.min(REFUSED_WAIT)),
         RefuseReason::Application
         | RefuseReason::Capacity
+        | RefuseReason::Key
         | RefuseReason::Stale
         | RefuseReason::Stopping => Some(REFUSED_WAIT),
         RefuseReason::Cluster

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::id::NodeId;
+use crate::keys::Trust;
 use crate::presence::PeerInfo;
 use crate::protocol::system::{KNOWN_PEERS_MAX, KnownPeer, KnownPeers, RefuseReason};
 use crate::timer::{Time, earliest};
@@ -43,6 +44,7 @@ pub struct Discovery {
     address: Option<Address>,
     /// Whether nodes that were heard of are dialed too, or only seeds.
     dials_heard: bool,
+    trust: Trust,
     rng: fastrand::Rng,
     targets: BTreeMap<Address, Target>,
     /// Removed by a person, so not to be learned again from peers.
@@ -62,6 +64,7 @@ impl Discovery {
             node,
             address,
             dials_heard: true,
+            trust: Trust::Open { insecure: true },
             rng,
             targets: BTreeMap::new(),
             avoided: BTreeSet::new(),
@@ -76,6 +79,13 @@ impl Discovery {
     #[must_use]
     pub fn seeds_only(mut self) -> Self {
         self.dials_heard = false;
+        self
+    }
+
+    /// Dials only what this allows.
+    #[must_use]
+    pub fn trusting(mut self, trust: Trust) -> Self {
+        self.trust = trust;
         self
     }
 
@@ -98,6 +108,7 @@ impl Discovery {
                 self.avoided.insert(address);
             }
             Input::Timeout => {}
+            Input::Trust(trust) => self.set_trust(now, trust),
         }
         self.act(now);
     }
@@ -144,11 +155,27 @@ impl Discovery {
         }
     }
 
+    /// Hangs up on whom we may no longer dial, and tries those whom we may now.
+    fn set_trust(&mut self, now: Time, trust: Trust) {
+        self.trust = trust;
+        for (address, target) in &mut self.targets {
+            match (self.trust.may_dial(address), &mut target.state) {
+                (Err(_), state) if state.is_dialed() => {
+                    *state = State::Waiting { dial_at: now + REDIAL_WAIT };
+                    self.outputs.push_back(Output::HangUp { address: address.clone() });
+                }
+                (Ok(()), State::Waiting { dial_at }) => *dial_at = now,
+                (Ok(()) | Err(_), _) => {}
+            }
+        }
+    }
+
     fn heard_of(&mut self, now: Time, node: NodeId, address: Address) {
         let ourselves = node == self.node || Some(&address) == self.address.as_ref();
         if !self.dials_heard
             || ourselves
             || !address.is_dialable()
+            || self.trust.may_dial(&address).is_err()
             || self.avoided.contains(&address)
         {
             return;
@@ -208,10 +235,9 @@ impl Discovery {
 
     fn changed(&mut self, now: Time, peer: &PeerInfo) {
         let Some(linked) = self.linked.get_mut(&peer.node) else { return };
-        let told = peer.address.clone().map(|address| KnownPeer {
-            node: peer.node.clone(),
-            incarnation: peer.incarnation,
-            address,
+        let address = peer.address.clone();
+        let told = address.filter(|address| self.trust.may_dial(address).is_ok()).map(|address| {
+            KnownPeer { node: peer.node.clone(), incarnation: peer.incarnation, address }
         });
         if linked.told == told {
             return;
@@ -264,7 +290,9 @@ impl Discovery {
         if reason == Some(RefuseReason::Itself) {
             target.state = State::Ourselves;
         } else if target.state.is_dialed() {
-            target.state = State::Waiting { dial_at: now + REDIAL_WAIT };
+            // Who closes before greeting may be about to learn of our key, or we of its.
+            let wait = if reason.is_some() { REDIAL_WAIT } else { RETURN_WAIT };
+            target.state = State::Waiting { dial_at: now + wait };
         }
         self.outputs.push_back(Output::HangUp { address: address.clone() });
     }
@@ -303,7 +331,12 @@ impl Discovery {
         let linked_up = self.linked_up();
         for (address, target) in &mut self.targets {
             let State::Waiting { dial_at } = target.state else { continue };
-            if now >= dial_at && !target.is_reached(&linked_up) {
+            if now < dial_at || target.is_reached(&linked_up) {
+                continue;
+            }
+            if self.trust.may_dial(address).is_err() {
+                target.state = State::Waiting { dial_at: now + REDIAL_WAIT };
+            } else {
                 target.state = State::Dialed { since: now };
                 self.outputs.push_back(Output::Dial { address: address.clone() });
             }
@@ -335,7 +368,7 @@ impl Discovery {
 }
 
 /// What discovery reacts to. `dialed` is the address we dialed; none for a peer that dialed us.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// A person wants us linked to whoever is at this address.
     AddSeed {
@@ -379,6 +412,8 @@ pub enum Input {
     },
     /// The time of [`Discovery::poll_timeout`] has come.
     Timeout,
+    /// Other addresses may be dialed from now on.
+    Trust(Trust),
 }
 
 /// What discovery wants done.

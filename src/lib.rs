@@ -88,6 +88,7 @@ pub mod dump;
 mod error;
 pub mod host;
 mod id;
+pub mod keys;
 pub mod kv;
 pub mod log;
 pub mod node;

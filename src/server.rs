@@ -116,6 +116,7 @@ impl Server {
             }
             Input::Denied(denied) => self.deny(denied),
             Input::Identity(identity) => self.set_identity(identity),
+            Input::Refused { route, node, reason } => self.refuse(route, node, reason),
             Input::NotReady => {
                 self.event(ServerEvent::NotReady);
                 self.leave_all(LeaveReason::ConnectionLost);
@@ -199,20 +200,21 @@ impl Server {
 
     fn hello(&mut self, now: Time, route: RoutingId, greeting: Greeting) {
         match self.admit(now, route, &greeting) {
-            Err(reason) => {
-                let node = greeting.node;
-                // A peer that is refused on the route it joined by must not stay routable there.
-                if self.peers.get(&route).is_some_and(|peer| peer.info.node == node) {
-                    self.leave(route, LeaveReason::Refused);
-                }
-                self.event(ServerEvent::ClientRefused { node, reason });
-                self.send(route, System::Refuse(Refusal { reason }));
-            }
+            Err(reason) => self.refuse(route, greeting.node, reason),
             Ok(()) => {
                 self.join(now, route, PeerInfo::from(greeting));
                 self.send(route, System::Welcome(self.identity.greeting()));
             }
         }
+    }
+
+    fn refuse(&mut self, route: RoutingId, node: NodeId, reason: RefuseReason) {
+        // A peer that is refused on the route it joined by must not stay routable there.
+        if self.peers.get(&route).is_some_and(|peer| peer.info.node == node) {
+            self.leave(route, LeaveReason::Refused);
+        }
+        self.event(ServerEvent::ClientRefused { node, reason });
+        self.send(route, System::Refuse(Refusal { reason }));
     }
 
     fn admit(&self, now: Time, route: RoutingId, greeting: &Greeting) -> Result<(), RefuseReason> {
@@ -424,6 +426,15 @@ pub enum Input {
     NotReady,
     /// We listen.
     Ready,
+    /// The node refuses who greets, or has joined, by this route, for what it alone knows.
+    Refused {
+        /// The route.
+        route: RoutingId,
+        /// The name that is refused there.
+        node: NodeId,
+        /// Why.
+        reason: RefuseReason,
+    },
     /// We leave: say goodbye to everybody and let nobody in until `Ready`.
     Stop,
     /// A system message arrived.

@@ -20,7 +20,7 @@ use crate::node::{
 use crate::protocol::system::Labels;
 use crate::replica::{self, Progress, Stopped};
 use crate::transport::{Address, Kind};
-use crate::{ErrorCode, NodeId};
+use crate::{ErrorCode, NodeId, keys};
 
 /// The subject of the request; its payload is ignored.
 pub const SUBJECT: &str = "_mesh.status";
@@ -221,21 +221,23 @@ pub fn serve(
 ) -> Result<(), RegisterError> {
     let (weak, replica) = (node.downgrade(), replica.map(replica::Replica::downgrade));
     let log: Arc<[_]> = log.iter().map(replica::Replica::downgrade).collect();
-    node.on_system(SUBJECT).concurrent(ANSWERS_MAX).request_raw(move |_call| {
-        let (weak, replica, build) = (weak.clone(), replica.clone(), build.clone());
-        let log = Arc::clone(&log);
-        async move {
-            let gone = || HandlerError::new(ErrorCode::ShuttingDown, "the node is stopping");
-            let node = weak.upgrade().ok_or_else(gone)?;
-            let replica = replica.and_then(|replica| replica.upgrade());
-            let log: Vec<_> = log.iter().filter_map(|replica| replica.upgrade()).collect();
-            let status = Status::of(&node, replica.as_ref(), &log, build).await;
-            match serde_json::to_vec(&status) {
-                Ok(json) => Ok(Bytes::from(json)),
-                Err(error) => Err(HandlerError::failed(error.to_string())),
+    node.on_system(SUBJECT, keys::Role::Client).concurrent(ANSWERS_MAX).request_raw(
+        move |_call| {
+            let (weak, replica, build) = (weak.clone(), replica.clone(), build.clone());
+            let log = Arc::clone(&log);
+            async move {
+                let gone = || HandlerError::new(ErrorCode::ShuttingDown, "the node is stopping");
+                let node = weak.upgrade().ok_or_else(gone)?;
+                let replica = replica.and_then(|replica| replica.upgrade());
+                let log: Vec<_> = log.iter().filter_map(|replica| replica.upgrade()).collect();
+                let status = Status::of(&node, replica.as_ref(), &log, build).await;
+                match serde_json::to_vec(&status) {
+                    Ok(json) => Ok(Bytes::from(json)),
+                    Err(error) => Err(HandlerError::failed(error.to_string())),
+                }
             }
-        }
-    })?;
+        },
+    )?;
     Ok(())
 }
 

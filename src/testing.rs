@@ -130,6 +130,9 @@ struct Running {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TestError {
+    /// A node may not be dialed.
+    #[error(transparent)]
+    Dial(#[from] crate::keys::NotDialed),
     /// A name is no node id.
     #[error(transparent)]
     Name(#[from] InvalidNodeId),
@@ -475,7 +478,7 @@ impl TestCluster {
         let running = Running::start(launch).await?;
         let address = running.node.address().cloned();
         if let Some(address) = &address {
-            self.client.connect(address.clone());
+            self.client.connect(address.clone())?;
         }
         let member = &mut self.members[number];
         (member.address, member.running) = (address, Some(running));
@@ -615,7 +618,7 @@ impl Plan {
 
 fn memory_address(number: usize) -> Address {
     let number = u16::try_from(number).expect("a test has few nodes");
-    Address::Tcp { host: "memory".to_owned(), port: MEMORY_PORT + number }
+    Address::tcp("memory", MEMORY_PORT + number)
 }
 
 /// What one life of a node needs.
@@ -632,7 +635,7 @@ struct Launch {
 impl Launch {
     /// Starts node and replica on the present runtime.
     fn start(&self) -> Result<(Node, Host, Vec<Replica>), TestError> {
-        let any_port = || Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        let any_port = || Address::tcp("127.0.0.1", 0);
         let node = match &self.bind {
             None => self.node(any_port()),
             // Somebody else may have got the port meanwhile.

@@ -116,7 +116,7 @@ impl Target {
     }
 
     fn tcp(&self) -> std::net::TcpStream {
-        let Some(Address::Tcp { host, port }) = self.node.address() else { unreachable!() };
+        let Some(Address::Tcp { host, port, .. }) = self.node.address() else { unreachable!() };
         std::net::TcpStream::connect((host.as_str(), *port)).unwrap()
     }
 }

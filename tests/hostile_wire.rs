@@ -41,7 +41,7 @@ impl Target {
     }
 
     async fn connect(&self) -> TcpStream {
-        let Address::Tcp { host, port } = &self.address else { unreachable!() };
+        let Address::Tcp { host, port, .. } = &self.address else { unreachable!() };
         TcpStream::connect((host.as_str(), *port)).await.unwrap()
     }
 
@@ -83,14 +83,16 @@ impl Target {
                 });
                 match event.await {
                     Event::Ready { .. } => peer.send(Route::Upstream(link), &question).unwrap(),
-                    Event::Message { route: Route::Upstream(_), message } => {
+                    Event::Message { route: Route::Upstream(_), message, .. } => {
                         assert_eq!(message, question);
                         return;
                     }
-                    Event::Message { route: Route::Downstream(from), message } if from == id => {
+                    Event::Message { route: Route::Downstream(from), message, .. }
+                        if from == id =>
+                    {
                         self.listener.send(Route::Downstream(from), &message).unwrap();
                     }
-                    Event::Message { route: Route::Downstream(from), message } => {
+                    Event::Message { route: Route::Downstream(from), message, .. } => {
                         self.foreign.push((from, message));
                     }
                     event @ (Event::Closed { .. }

@@ -131,7 +131,7 @@ async fn start(args: &StartArgs, context: &Context) -> Result<(), Failure> {
     progress("they elect a leader");
     let statuses = elected(&cluster, args.timeout.0).await?;
     let first = &cluster.nodes()[0].address;
-    if *first != (Address::Tcp { host: "127.0.0.1".to_owned(), port: FIRST_PORT }) {
+    if *first != Address::tcp("127.0.0.1", FIRST_PORT) {
         let addresses: Vec<_> =
             cluster.nodes().iter().map(|node| node.address.to_string()).collect();
         tracing::warn!("client commands need: export ZMESH_CONNECT={}", addresses.join(","));

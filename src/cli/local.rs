@@ -383,7 +383,7 @@ fn lay_out(dir: &Path, plan: &Plan) -> Result<Vec<LocalNode>, LocalError> {
     for (number, (_listener, port)) in (1..=plan.nodes).zip(&held) {
         let port = *port;
         let id = NodeId::new(&format!("n{number}"))?;
-        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port };
+        let address = Address::tcp("127.0.0.1", port);
         nodes.push(LocalNode { id, address, process: None });
     }
     for node in &nodes {

@@ -511,7 +511,7 @@ const fn periods(preset: Preset) -> [Duration; 3] {
 /// Whether the address stands for every interface (a port of 0 alone does not).
 fn is_wildcard(address: &Address) -> bool {
     match address {
-        Address::Tcp { host, .. } => !(Address::Tcp { host: host.clone(), port: 1 }).is_dialable(),
+        Address::Tcp { host, .. } => !Address::tcp(host.clone(), 1).is_dialable(),
         Address::Inproc { .. } | Address::Ipc { .. } => false,
     }
 }

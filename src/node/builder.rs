@@ -11,6 +11,7 @@ use super::error::StartError;
 use super::link::QueueLimits;
 use super::{Handle, Node};
 use crate::id::{Incarnation, NodeId};
+use crate::keys::{AllowList, KeyPair, Trust};
 use crate::presence::{Heartbeat, Identity};
 use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, Labels};
 use crate::timer::Clock;
@@ -75,6 +76,9 @@ pub struct Builder {
     seed: Option<u64>,
     transport: Option<Box<dyn Transport>>,
     transport_kind: transport::Kind,
+    keys: Option<KeyPair>,
+    allowed: Option<AllowList>,
+    insecure: bool,
 }
 
 impl Builder {
@@ -97,6 +101,9 @@ impl Builder {
             seed: None,
             transport: None,
             transport_kind: transport::Kind::default(),
+            keys: None,
+            allowed: None,
+            insecure: false,
         }
     }
 
@@ -195,6 +202,29 @@ impl Builder {
         self
     }
 
+    /// The keys of this node [default: none]. With them every link is encrypted, and every address
+    /// that it dials must have the key of who is there: `tcp://HOST:PORT#KEY`.
+    pub fn keys(mut self, keys: KeyPair) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Who may come in and what they may do, for a node with keys [default: nobody]. It dials only
+    /// those on the list that are peers; without a list, those whom it was told to dial and whom
+    /// they tell of. [`Node::allow`] changes it.
+    pub fn allow(mut self, allowed: AllowList) -> Self {
+        self.allowed = Some(allowed);
+        self
+    }
+
+    /// Allows a node without keys to listen where other machines can reach it, and to dial them
+    /// [default: no]. Whoever can read or change what is on the network between them can read,
+    /// change and forge every message.
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.insecure = insecure;
+        self
+    }
+
     /// Starts the node on the current tokio runtime.
     ///
     /// Returns once it listens; links to peers come up in the background.
@@ -207,15 +237,19 @@ impl Builder {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         let node = NodeId::new(&self.id).map_err(|error| StartError::Options(error.to_string()))?;
         self.check()?;
+        // A transport that the application brought may be as safe as it pleases.
+        self.insecure |= self.transport.is_some();
         let seeds = std::mem::take(&mut self.seeds).into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut rng = self.rng();
         let incarnation = Incarnation::random(&mut rng);
         let options = self.transport_options();
-        let mut transport = match (self.transport.take(), self.transport_kind) {
-            (Some(transport), _) => transport,
-            (None, transport::Kind::Libzmq) => Box::new(ZmqTransport::new(options)),
-            (None, transport::Kind::Native) => Box::new(NativeTransport::new(options)),
+        seeds.iter().try_for_each(|seed| self.trust().may_dial(seed))?;
+        let mut transport = match self.transport.take() {
+            Some(transport) => transport,
+            None => self.make_transport(options),
         };
+        let allowed = self.allowed.clone().unwrap_or_default();
+        transport.allow(Arc::new(allowed));
         let address = self.listen(transport.as_mut())?;
         let mut identity = Identity::new(&self.cluster, node.clone(), incarnation);
         identity.address.clone_from(&address);
@@ -225,7 +259,7 @@ impl Builder {
         let shared = Arc::new(Shared::new(clock, core, self.events_max));
         let (finish, finished) = watch::channel(false);
         for seed in seeds {
-            shared.with(|core, now| core.connect(now, seed));
+            shared.with(|core, now| core.connect(now, seed))?;
         }
         runtime.spawn(Driver::new(Arc::clone(&shared), transport, finish));
         tracing::info!(%node, %incarnation, address = address.as_ref().map(tracing::field::display), "node started");
@@ -236,10 +270,31 @@ impl Builder {
             incarnation,
             address,
             request_timeout,
-            encrypted: false,
+            encrypted: self.keys.is_some(),
             finished,
         };
         Ok(Node { handle: Arc::new(handle) })
+    }
+
+    fn trust(&self) -> Trust {
+        match (&self.keys, &self.allowed) {
+            (None, _) => Trust::Open { insecure: self.insecure },
+            (Some(_), Some(list)) => Trust::Listed(Arc::new(list.clone())),
+            (Some(_), None) => Trust::Told,
+        }
+    }
+
+    fn make_transport(&self, options: transport::Options) -> Box<dyn Transport> {
+        match self.transport_kind {
+            transport::Kind::Libzmq => {
+                let transport = ZmqTransport::new(options);
+                Box::new(match &self.keys {
+                    Some(keys) => transport.with_keys(keys.clone()),
+                    None => transport,
+                })
+            }
+            transport::Kind::Native => Box::new(NativeTransport::new(options)),
+        }
     }
 
     fn rng(&self) -> fastrand::Rng {
@@ -250,6 +305,7 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), StartError> {
+        self.check_keys()?;
         let wrong = |text: String| Err(StartError::Options(text));
         if let Err(error) = self.heartbeat.check() {
             return wrong(error.to_string());
@@ -275,10 +331,38 @@ impl Builder {
         Ok(())
     }
 
+    fn check_keys(&self) -> Result<(), StartError> {
+        let wrong = |text: &str| Err(StartError::Options(text.to_owned()));
+        let bind = self.bind.as_ref().and_then(|bind| bind.as_ref().ok());
+        match (&self.keys, bind) {
+            (None, _) if self.allowed.is_some() => wrong("an allow-list needs keys"),
+            (None, Some(bind))
+                if !bind.is_local() && !self.insecure && self.transport.is_none() =>
+            {
+                Err(StartError::Insecure { bind: bind.clone() })
+            }
+            (None, _) => Ok(()),
+            (Some(_), _) if self.insecure => wrong("keys and insecure contradict each other"),
+            (Some(_), _) if ::zmq::has("curve") != Some(true) => wrong(
+                "this build of libzmq has no CURVE, so keys mean nothing to it: build zmesh from                  its own workspace, whose libzmq has it",
+            ),
+            (Some(_), _) if self.transport_kind == transport::Kind::Native => {
+                wrong("the native transport has no encryption: use libzmq with keys")
+            }
+            (Some(_), Some(_)) if self.allowed.is_none() => {
+                wrong("a node that listens with keys needs an allow-list")
+            }
+            (Some(_), _) => Ok(()),
+        }
+    }
+
     fn listen(&mut self, transport: &mut dyn Transport) -> Result<Option<Address>, StartError> {
         let Some(bind) = self.bind.take() else { return Ok(None) };
         let bound = transport.bind(&bind?)?;
-        let advertised = self.advertise.take().transpose()?.unwrap_or_else(|| bound.clone());
+        let advertised = match self.advertise.take().transpose()? {
+            Some(advertised) => advertised.with_key(bound.key()),
+            None => bound.clone(),
+        };
         match advertised.is_dialable() {
             true => Ok(Some(advertised)),
             false => Err(StartError::Advertise { bound }),
@@ -302,6 +386,7 @@ impl Builder {
             in_flight_max: self.in_flight_max,
             peers_max: self.peers_max,
             gossip: self.gossip,
+            trust: self.trust(),
         }
     }
 }

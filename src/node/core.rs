@@ -25,6 +25,7 @@ use crate::client::{self, Client};
 use crate::discovery::{self, Discovery};
 use crate::error::ErrorCode;
 use crate::id::{NodeId, RequestId};
+use crate::keys::{AllowList, NotDialed, PublicKey, Role, Trust};
 use crate::presence::{Heartbeat, Identity};
 use crate::protocol::envelope::{Format, Kind, Subject};
 use crate::protocol::requests::Requests;
@@ -46,11 +47,14 @@ pub(crate) struct Settings {
     pub(crate) listens: bool,
     /// Whether nodes that peers tell of are dialed too.
     pub(crate) gossip: bool,
+    pub(crate) trust: Trust,
 }
 
 /// What the shell has to do.
 #[derive(Debug)]
 pub(crate) enum Output<T> {
+    /// Let these in, and nobody else.
+    Allow(Arc<AllowList>),
     /// Hand a request or a tick to the handlers.
     Deliver(Delivery),
     /// Open a link.
@@ -67,6 +71,8 @@ pub(crate) enum Output<T> {
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
     pub(crate) peer: NodeId,
+    /// What the sender may ask for.
+    pub(crate) role: Role,
     pub(crate) route: Route,
     /// [`RequestId::NONE`] for a tick.
     pub(crate) request: RequestId,
@@ -131,6 +137,7 @@ struct ClientLink {
 }
 
 mod incoming;
+mod standing;
 mod wiring;
 
 /// See the [module](self).
@@ -141,6 +148,8 @@ pub(crate) struct Core<T> {
     client_timeouts: BTreeSet<(Time, LinkId)>,
     discovery: Discovery,
     links: Links,
+    /// The keys of those who joined by dialing us, where keys are asked for.
+    keys: BTreeMap<RoutingId, PublicKey>,
     /// Answers to routes that have not joined: refusals and requests to greet again.
     stray_sends: VecDeque<(Route, Bytes)>,
     peers: Peers,
@@ -170,6 +179,7 @@ impl<T> Core<T> {
             server::Options { peers_max: settings.peers_max, ..server::Options::default() };
         let server = Server::new(now, Arc::clone(&identity), settings.heartbeat, options);
         let discovery = Discovery::new(identity.node.clone(), identity.address.clone(), rng.fork());
+        let discovery = discovery.trusting(settings.trust.clone());
         let discovery = if settings.gossip { discovery } else { discovery.seeds_only() };
         let mut core = Self {
             server,
@@ -177,6 +187,7 @@ impl<T> Core<T> {
             client_timeouts: BTreeSet::new(),
             discovery,
             links: Links::default(),
+            keys: BTreeMap::new(),
             stray_sends: VecDeque::new(),
             peers: Peers::default(),
             requests: Requests::new(settings.in_flight_max, rng.u32(..)),
@@ -350,9 +361,11 @@ impl<T> Core<T> {
     }
 
     /// Dials `address`, and again whenever the link is lost.
-    pub(crate) fn connect(&mut self, now: Time, address: Address) {
+    pub(crate) fn connect(&mut self, now: Time, address: Address) -> Result<(), NotDialed> {
+        self.settings.trust.may_dial(&address)?;
         self.discovery.handle(now, discovery::Input::AddSeed { address });
         self.drain_discovery(now);
+        Ok(())
     }
 
     /// Gives up the link to `address`; its peer leaves.
@@ -409,7 +422,9 @@ impl<T> Core<T> {
             transport::Event::Closed { link, reason } => {
                 self.transport_closed(now, link, reason);
             }
-            transport::Event::Message { route, message } => self.received(now, route, message),
+            transport::Event::Message { route, sender, message } => {
+                self.received(now, route, sender, message);
+            }
             transport::Event::NotReady { link } => self.transport_not_ready(now, link),
             transport::Event::Ready { link } => self.transport_ready(now, link),
             transport::Event::Writable { route } => self.links.writable(route),

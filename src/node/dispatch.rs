@@ -22,6 +22,7 @@ use super::error::HandlerError;
 use super::handler::{Call, Middleware, Next, Outcome};
 use crate::error::ErrorCode;
 use crate::id::{NodeId, RequestId};
+use crate::keys::Role;
 use crate::protocol::envelope::Format;
 use crate::protocol::handlers::{Handlers, Verb};
 use crate::timer::Time;
@@ -45,6 +46,8 @@ pub(crate) struct Registry {
 pub(crate) struct Handler {
     pub(crate) call: HandlerFn,
     pub(crate) order: Order,
+    /// What the sender must be allowed to do at least.
+    pub(crate) needs: Role,
 }
 
 /// A handler of any payload type, with the decoding inside.
@@ -129,6 +132,10 @@ impl Dispatcher {
         };
         let reply_to = delivery.reply_to();
         let middleware = self.find(verb, delivery.subject.as_str());
+        if self.found.iter().any(|handler| handler.needs > delivery.role) {
+            self.found.clear();
+            return self.forbidden(reply_to, &delivery);
+        }
         let Some(last) = self.found.pop() else {
             return self.unhandled(reply_to, delivery.subject.as_str());
         };
@@ -166,6 +173,17 @@ impl Dispatcher {
         }
         let error = HandlerError::new(ErrorCode::NoHandler, format!("no handler for {subject}"));
         self.outcomes.push((reply_to, Err(error)));
+    }
+
+    fn forbidden(&mut self, reply_to: ReplyTo, delivery: &Delivery) {
+        let Delivery { peer, role, subject, .. } = delivery;
+        let subject = subject.as_str();
+        tracing::debug!(%peer, %role, subject, "refused what the key of the sender does not allow");
+        self.shared.with(|core, _| core.counters_mut().reject("role"));
+        if reply_to.request != RequestId::NONE {
+            let message = format!("a key in the role {role} may not ask for {subject}");
+            self.outcomes.push((reply_to, Err(HandlerError::refused(message))));
+        }
     }
 
     fn submit(&mut self, job: Job) {

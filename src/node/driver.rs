@@ -174,6 +174,7 @@ impl Driver {
         let mut outputs = std::mem::take(&mut self.outputs);
         for output in outputs.drain(..) {
             match output {
+                Output::Allow(list) => self.transport.allow(list),
                 Output::Deliver(delivery) => self.dispatcher.deliver(delivery),
                 Output::Dial { link, address, routing_id } => {
                     if let Err(error) = self.transport.dial(link, &address, routing_id) {
@@ -298,7 +299,8 @@ impl Drop for Driver {
             match output {
                 Output::Event(event) => self.publish(event),
                 Output::Resolve(ticket, result) => drop(ticket.send(result)),
-                Output::Deliver(_) | Output::Dial { .. } | Output::HangUp(_) => {}
+                Output::Allow(_) | Output::Deliver(_) | Output::Dial { .. } | Output::HangUp(_) => {
+                }
             }
         }
         // Handlers often hold a handle of their node, which would keep itself in memory.

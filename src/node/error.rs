@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
+use crate::keys::NotDialed;
 use crate::protocol::payload::PayloadError;
 use crate::protocol::system::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::transport::{Address, BindError, InvalidAddress};
@@ -240,6 +241,18 @@ pub enum StartError {
         /// What was bound.
         bound: Address,
     },
+    /// Other machines could reach the node, which has no keys.
+    #[error(
+        "other machines can reach {bind}, and a node without keys takes everybody for whom they \
+         say they are: give it keys, or allow it explicitly (insecure)"
+    )]
+    Insecure {
+        /// What was to be bound.
+        bind: Address,
+    },
+    /// An address to dial that may not be dialed.
+    #[error(transparent)]
+    NotDialed(#[from] NotDialed),
     /// Two options contradict each other.
     #[error("{0}")]
     Options(String),

@@ -43,6 +43,7 @@ use self::core::{Message, Reply};
 use self::driver::Shared;
 use self::route::{Choice, Filter};
 use crate::id::{Incarnation, NodeId};
+use crate::keys::{AllowList, NotDialed};
 use crate::presence::{PeerInfo, labels_within_limits};
 use crate::protocol::system::Labels;
 use crate::timer::Clock;
@@ -323,8 +324,19 @@ impl Node {
     // ---- peers -----------------------------------------------------------------------------
 
     /// Dials an address and keeps the link: it is dialed again whenever it is lost.
-    pub fn connect(&self, address: Address) {
-        self.handle.shared.with(|core, now| core.connect(now, address));
+    ///
+    /// # Errors
+    ///
+    /// [`NotDialed`]: this node may not dial it.
+    pub fn connect(&self, address: Address) -> Result<(), NotDialed> {
+        self.handle.shared.with(|core, now| core.connect(now, address))
+    }
+
+    /// Lets in those on this list and nobody else, in place of the list that it was started with.
+    /// Those who have joined by other keys leave at once. Means nothing to a node without keys, or
+    /// to one that was started without a list.
+    pub fn allow(&self, allowed: AllowList) {
+        self.handle.shared.with(|core, now| core.allow(now, Arc::new(allowed)));
     }
 
     /// Gives up the link to an address; its peer leaves with the reason `stopped`.

@@ -13,6 +13,7 @@ use super::Node;
 use super::dispatch::{Handler, HandlerFn, Order};
 use super::error::HandlerError;
 use super::handler::{self, Call, Middleware, Outcome, Peer};
+use crate::keys::Role;
 pub use crate::protocol::handlers::HandlerId;
 use crate::protocol::handlers::{AlreadyRegistered, InvalidPattern, Pattern, Verb};
 
@@ -61,23 +62,20 @@ impl Node {
 
     /// Begins to register a handler that is not the usual kind: [`On`] has the choices.
     pub fn on(&self, pattern: &str) -> On<'_> {
-        On { node: self, pattern: Pattern::new(pattern), order: Order::OneByOne, system: false }
+        let (pattern, order) = (Pattern::new(pattern), Order::OneByOne);
+        On { node: self, pattern, order, system: false, needs: Role::Client }
     }
 
     /// As [`on`](Self::on), for subjects in which a regular expression finds a match, anywhere
     /// unless `^` and `$` tie it to the ends. Subjects that begin with `_` never match.
     pub fn on_regex(&self, expression: &str) -> On<'_> {
-        On {
-            node: self,
-            pattern: Pattern::regex(expression),
-            order: Order::OneByOne,
-            system: false,
-        }
+        let (pattern, order) = (Pattern::regex(expression), Order::OneByOne);
+        On { node: self, pattern, order, system: false, needs: Role::Client }
     }
 
-    /// A handler of a subject of the system.
-    pub(crate) fn on_system(&self, pattern: &str) -> On<'_> {
-        On { system: true, ..self.on(pattern) }
+    /// A handler of a subject of the system, for those who have this role at least.
+    pub(crate) fn on_system(&self, pattern: &str, needs: Role) -> On<'_> {
+        On { system: true, needs, ..self.on(pattern) }
     }
 
     /// Removes a handler; returns whether it was there. Calls that have begun go on.
@@ -102,6 +100,7 @@ pub struct On<'a> {
     pattern: Result<Pattern, InvalidPattern>,
     order: Order,
     system: bool,
+    needs: Role,
 }
 
 impl On<'_> {
@@ -186,7 +185,7 @@ impl On<'_> {
         if pattern.as_str().starts_with('_') && !self.system {
             return Err(RegisterError::System { pattern: pattern.as_str().to_owned() });
         }
-        let handler = Handler { call, order: self.order };
+        let handler = Handler { call, order: self.order, needs: self.needs };
         let mut registry = self.node.handle.shared.registry.write();
         let table = match self.system {
             true => &mut registry.system,

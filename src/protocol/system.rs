@@ -257,6 +257,9 @@ pub enum RefuseReason {
     /// Another live node has this id.
     #[error("another node with this id has joined")]
     DuplicateId,
+    /// The name is not that of the key.
+    #[error("the key is not allowed under this name")]
+    Key,
     /// The node dialed itself.
     #[error("the node dialed itself")]
     Itself,

@@ -35,6 +35,7 @@ use super::machine::CommandId;
 use super::status::Status;
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
+use crate::keys::Role;
 use crate::node::route::Filter;
 use crate::node::{Call, HandlerError, Node, RegisterError, RequestError};
 use crate::timer::Time;
@@ -107,6 +108,14 @@ impl Verb {
 }
 
 impl Operation {
+    /// What it takes to ask for it.
+    const fn needs(self) -> Role {
+        match self {
+            Self::Member(_) => Role::Admin,
+            Self::Command | Self::Inquire | Self::Query | Self::Wait => Role::Client,
+        }
+    }
+
     /// The subject under which a replica takes the operation and passes it on.
     pub(crate) fn subject(self, name: &str) -> String {
         match self {
@@ -150,15 +159,18 @@ pub(super) fn register(
     shared: &Arc<Shared>,
 ) -> Result<(), RegisterError> {
     let replica = Arc::downgrade(shared);
-    let on = |subject: &str| node.on_system(subject).concurrent(OPERATIONS_MAX);
+    let for_role = |role, subject: &str| node.on_system(subject, role).concurrent(OPERATIONS_MAX);
+    let on = |subject: &str| for_role(Role::Client, subject);
     let weak = replica.clone();
-    on(&frames_subject(name)).tick_raw(move |call| take_frame(weak.upgrade(), call))?;
+    for_role(Role::Peer, &frames_subject(name))
+        .tick_raw(move |call| take_frame(weak.upgrade(), call))?;
     let weak = replica.clone();
     on(&stale_subject(name)).request_raw(move |call| query_stale(weak.clone(), call))?;
     let weak = replica.clone();
     on(&Operation::Wait.subject(name)).request_raw(move |call| query_wait(weak.clone(), call))?;
     let weak = replica.clone();
-    on(&bootstrap_subject(name)).request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
+    for_role(Role::Peer, &bootstrap_subject(name))
+        .request_raw(move |_| tell_bootstrap(weak.upgrade()))?;
     let (weak, id) = (replica.clone(), node.id().clone());
     on(&list_subject(name)).request_raw(move |_| {
         let (shared, id) = (weak.upgrade(), id.clone());
@@ -183,7 +195,7 @@ pub(super) fn register(
             let replica = replica.clone();
             let service = Service { name, operation, node: node.downgrade(), replica };
             let handler = move |call| service.clone().handle(call, direct);
-            on(&subject).request_raw(handler)?;
+            for_role(operation.needs(), &subject).request_raw(handler)?;
         }
     }
     Ok(())

@@ -1,8 +1,10 @@
-//! Addresses: `tcp://host:port`, `ipc://path`, `inproc://name`.
+//! Addresses: `tcp://host:port`, `tcp://host:port#key`, `ipc://path`, `inproc://name`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+
+use crate::keys::PublicKey;
 
 /// The longest name of an `ipc` path or an `inproc` name; a Unix socket path holds 107 bytes.
 const NAME_BYTES_MAX: usize = 107;
@@ -10,7 +12,8 @@ const NAME_BYTES_MAX: usize = 107;
 /// Where a node listens or can be dialed.
 ///
 /// A port of 0 or `*` asks for any free port, a host of `*` for every interface; both make sense
-/// for binding only. IPv6 addresses stand in brackets.
+/// for binding only. IPv6 addresses stand in brackets. What follows a `#` is the public key of the
+/// node that listens there, which must prove to have it; links to such an address are encrypted.
 ///
 /// # Examples
 ///
@@ -39,14 +42,38 @@ pub enum Address {
         host: String,
         /// The port; 0 stands for any free one.
         port: u16,
+        /// The key of who listens; none where links are not encrypted.
+        key: Option<PublicKey>,
     },
 }
 
 impl Address {
+    /// A TCP address without a key.
+    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
+        Self::Tcp { host: host.into(), port, key: None }
+    }
+
+    /// The key of who listens there.
+    pub const fn key(&self) -> Option<PublicKey> {
+        match self {
+            Self::Tcp { key, .. } => *key,
+            Self::Inproc { .. } | Self::Ipc { .. } => None,
+        }
+    }
+
+    /// The same place with this key, or with none. Only TCP has keys.
+    #[must_use]
+    pub fn with_key(self, key: Option<PublicKey>) -> Self {
+        match self {
+            Self::Tcp { host, port, .. } => Self::Tcp { host, port, key },
+            Self::Inproc { .. } | Self::Ipc { .. } => self,
+        }
+    }
+
     /// Whether peers can dial this address: it names a host and a port.
     pub fn is_dialable(&self) -> bool {
         match self {
-            Self::Tcp { host, port } => {
+            Self::Tcp { host, port, .. } => {
                 *port != 0
                     && host != "*"
                     && !host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified())
@@ -90,7 +117,14 @@ impl FromStr for Address {
 }
 
 fn parse_tcp(rest: &str) -> Result<Address, &'static str> {
-    let (host, port) = rest.rsplit_once(':').ok_or("no port")?;
+    let (place, key) = match rest.split_once('#') {
+        Some((place, key)) => {
+            let key = key.parse().map_err(|_| "after # stands a key of 64 hexadecimal digits")?;
+            (place, Some(key))
+        }
+        None => (rest, None),
+    };
+    let (host, port) = place.rsplit_once(':').ok_or("no port")?;
     let port = match port {
         "*" => 0,
         number => number.parse().map_err(|_| "the port must be 0 to 65535 or *")?,
@@ -104,7 +138,7 @@ fn parse_tcp(rest: &str) -> Result<Address, &'static str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '*');
     match host.is_empty() || host.len() > 253 || !host.chars().all(allowed) {
         true => Err("the host is empty, too long or has characters that no host name has"),
-        false => Ok(Address::Tcp { host: plain(host), port }),
+        false => Ok(Address::Tcp { host: plain(host), port, key }),
     }
 }
 
@@ -119,8 +153,13 @@ impl fmt::Display for Address {
         match self {
             Self::Inproc { name } => write!(f, "inproc://{name}"),
             Self::Ipc { path } => write!(f, "ipc://{path}"),
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Self::Tcp { host, port, key } => {
+                match host.contains(':') {
+                    true => write!(f, "tcp://[{host}]:{port}")?,
+                    false => write!(f, "tcp://{host}:{port}")?,
+                }
+                key.map_or(Ok(()), |key| write!(f, "#{key}"))
+            }
         }
     }
 }
@@ -168,9 +207,19 @@ mod tests {
             ("tcp://::1:7001", "an IPv6 address must stand in brackets"),
             ("tcp://[a]:7001", "what stands in brackets is no IPv6 address"),
             ("ipc://", "the name is empty"),
+            ("tcp://a:1#12", "after # stands a key of 64 hexadecimal digits"),
+            ("tcp://a#12:1", "after # stands a key of 64 hexadecimal digits"),
         ] {
             assert_eq!(bad.parse::<Address>().unwrap_err().reason, reason, "{bad}");
         }
+    }
+
+    #[test]
+    fn keys_stand_after_the_port() {
+        let text = format!("tcp://[::1]:7001#{}", "0f".repeat(32));
+        let address: Address = text.parse().unwrap();
+        assert_eq!(address.to_string(), text);
+        assert_eq!(address.with_key(None).to_string(), "tcp://[::1]:7001");
     }
 
     /// A wildcard is for binding; handing it to others would send them to themselves.

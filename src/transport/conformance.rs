@@ -15,6 +15,7 @@ use crate::id::Incarnation;
 
 mod claims;
 mod driven;
+mod keys;
 mod stall;
 
 use driven::Driven;
@@ -93,13 +94,31 @@ impl World for Inproc {
     }
 }
 
+/// libzmq over TCP with keys, all of whose nodes have the same one.
+struct Curve;
+
+impl World for Curve {
+    type Transport = Driven<ZmqTransport>;
+
+    fn transport(&self, options: Options) -> Driven<ZmqTransport> {
+        let transport = ZmqTransport::new(options).with_keys(keys::pair(1));
+        let mut transport = Driven::new(transport);
+        transport.allow(keys::allowed(&[1]));
+        transport
+    }
+
+    fn address(&self) -> Address {
+        parse("tcp://127.0.0.1:0")
+    }
+}
+
 /// The native transport over TCP, on the address that the text says.
 struct NativeTcp(&'static str);
 
 impl World for NativeTcp {
-    type Transport = Driven;
+    type Transport = Driven<NativeTransport>;
 
-    fn transport(&self, options: Options) -> Driven {
+    fn transport(&self, options: Options) -> Driven<NativeTransport> {
         Driven::new(NativeTransport::new(options))
     }
 
@@ -111,9 +130,9 @@ impl World for NativeTcp {
 struct NativeIpc(tempfile::TempDir);
 
 impl World for NativeIpc {
-    type Transport = Driven;
+    type Transport = Driven<NativeTransport>;
 
-    fn transport(&self, options: Options) -> Driven {
+    fn transport(&self, options: Options) -> Driven<NativeTransport> {
         Driven::new(NativeTransport::new(options))
     }
 
@@ -142,7 +161,7 @@ async fn next(transport: &mut impl Transport) -> Event {
 /// The next event that is a message.
 async fn next_message(transport: &mut impl Transport) -> (Route, Bytes) {
     loop {
-        if let Event::Message { route, message } = next(transport).await {
+        if let Event::Message { route, message, .. } = next(transport).await {
             return (route, message);
         }
     }
@@ -273,6 +292,7 @@ macro_rules! all_worlds {
         conformance!(tcp_ipv6, Tcp("tcp://[::1]:0"), [$($claim),*]);
         conformance!(ipc, Ipc(tempfile::tempdir().unwrap()), [$($claim),*]);
         conformance!(inproc, Inproc, [$($claim),*]);
+        conformance!(tcp_curve, Curve, [$($claim),*]);
         conformance!(native_tcp, NativeTcp("tcp://127.0.0.1:0"), [$($claim),*]);
         conformance!(native_tcp_ipv6, NativeTcp("tcp://[::1]:0"), [$($claim),*]);
         conformance!(native_ipc, NativeIpc(tempfile::tempdir().unwrap()), [$($claim),*]);

@@ -25,8 +25,13 @@
 //! 8. After any other call, [`Transport::poll_event`] is called before the caller's task sleeps.
 //! 9. An implementation may move bytes, accept and connect only while it is polled.
 //! 10. Dropping the transport closes everything at once and does not wait for peers.
+//! 11. A link to an address with a key is encrypted, and ready only once the listener has proved
+//!     to have that key; one to an address without is neither. The listener of a transport with
+//!     keys lets in nobody who has not proved to have a key of the allow-list, and says with each
+//!     message which one. Taking a key off the list ends no connection.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -41,6 +46,8 @@ mod woken;
 pub mod zmq;
 
 pub use address::{Address, InvalidAddress};
+
+use crate::keys::{AllowList, PublicKey};
 
 /// A way to move messages. See the [module](self) for the contract.
 pub trait Transport: Send {
@@ -86,6 +93,12 @@ pub trait Transport: Send {
     /// few turns: an implementation over descriptors learns of news only when the runtime runs.
     /// Routes take turns, so that a flood over one does not hold up the others.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event>;
+
+    /// Lets in those on this list from now on; nobody before the first call. Means nothing to a
+    /// transport without keys.
+    fn allow(&mut self, allowed: Arc<AllowList>) {
+        drop(allowed);
+    }
 
     /// What was counted since the start.
     fn counters(&self) -> Counters;
@@ -162,6 +175,9 @@ pub enum Event {
     Message {
         /// Where it came from.
         route: Route,
+        /// The key that who sent it has proved to have; none if the listener has no keys, or if it
+        /// came over a link that we dialed: the address says whose those are.
+        sender: Option<PublicKey>,
         /// Its bytes.
         message: Bytes,
     },
@@ -293,6 +309,6 @@ pub struct Counters {
     pub dropped_malformed: u64,
     /// Connections accepted by the listener.
     pub accepted: u64,
-    /// Connections that failed the transport's own handshake.
+    /// Connections that failed the transport's own handshake, such as for want of an allowed key.
     pub handshakes_failed: u64,
 }

@@ -233,7 +233,7 @@ impl NativeTransport {
             Ok(Some(Item::Message(message))) => {
                 let Some(route) = route(connection) else { return Step::Again };
                 self.counters.received += 1;
-                Step::Event(Event::Message { route, message })
+                Step::Event(Event::Message { route, sender: None, message })
             }
             Ok(Some(Item::Malformed)) => {
                 self.counters.dropped_malformed += 1;

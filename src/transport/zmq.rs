@@ -31,6 +31,7 @@ mod listener;
 mod options;
 mod readiness;
 mod receive;
+mod zap;
 
 use contexts::Contexts;
 use link::Link;
@@ -45,6 +46,7 @@ use super::{
     Address, BindError, Counters, DialError, Event, LinkId, Options, Route, RoutingId, SendError,
     Transport,
 };
+use crate::keys::{AllowList, KeyPair};
 
 /// Messages taken from one socket before the next one's turn.
 const BURST: u32 = 32;
@@ -68,6 +70,8 @@ pub struct ZmqTransport {
     receiver: Receiver,
     contexts: Contexts,
     options: Options,
+    keys: Option<KeyPair>,
+    allowed: Arc<AllowList>,
     ready: Arc<Woken<Key>>,
     /// What may have something to do, each once, in turns.
     queue: VecDeque<Key>,
@@ -99,11 +103,20 @@ impl ZmqTransport {
             receiver: Receiver::new(options.message_bytes_max),
             contexts: Contexts::default(),
             options,
+            keys: None,
+            allowed: Arc::default(),
             ready,
             queue: VecDeque::new(),
             collected: Vec::new(),
             burst_left: BURST,
         }
+    }
+
+    /// Encrypts with these keys: what is bound from now on, and links to addresses with a key.
+    #[must_use]
+    pub fn with_keys(mut self, keys: KeyPair) -> Self {
+        self.keys = Some(keys);
+        self
     }
 
     /// Puts `key` in the queue, unless it is there.
@@ -190,7 +203,8 @@ impl Transport for ZmqTransport {
             return Err(BindError::AlreadyBound(listener.address().clone()));
         }
         let waker = Waker::from(self.ready.waker(Key::Listener));
-        let listener = Listener::bind(address, &mut self.contexts, &self.options, waker)
+        let keys = self.keys.as_ref().map(|pair| (pair, Arc::clone(&self.allowed)));
+        let listener = Listener::bind(address, &mut self.contexts, &self.options, keys, waker)
             .map_err(|reason| BindError::Refused { address: address.clone(), reason })?;
         let bound = listener.address().clone();
         self.listener = Some(listener);
@@ -217,8 +231,13 @@ impl Transport for ZmqTransport {
         if self.links.contains_key(&link) {
             return Err(refused("the link exists".into()));
         }
+        let keys = match (address.key(), &self.keys) {
+            (None, _) => None,
+            (Some(theirs), Some(ours)) => Some((ours.clone(), theirs)),
+            (Some(_), None) => return Err(refused("it asks for a key, and we have none".into())),
+        };
         let waker = self.ready.waker(Key::Link(link));
-        let mut new = Link::new(link, address, routing_id, waker);
+        let mut new = Link::new(link, address, keys, routing_id, waker);
         new.start(&mut self.contexts, &self.options).map_err(refused)?;
         self.links.insert(link, new);
         self.schedule(Key::Link(link), true);
@@ -283,6 +302,13 @@ impl Transport for ZmqTransport {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn allow(&mut self, allowed: Arc<AllowList>) {
+        if let Some(listener) = &mut self.listener {
+            listener.allow(Arc::clone(&allowed));
+        }
+        self.allowed = allowed;
     }
 
     fn counters(&self) -> Counters {

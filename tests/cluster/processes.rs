@@ -55,9 +55,8 @@ impl Processes {
         while held.len() < count {
             held.extend(TcpListener::bind(("127.0.0.1", rng.u16(PORTS))));
         }
-        let address = |listener: &TcpListener| Address::Tcp {
-            host: "127.0.0.1".to_owned(),
-            port: listener.local_addr().unwrap().port(),
+        let address = |listener: &TcpListener| {
+            Address::tcp("127.0.0.1", listener.local_addr().unwrap().port())
         };
         let node = |(number, listener): (usize, &TcpListener)| Process {
             id: format!("n{}", number + 1),

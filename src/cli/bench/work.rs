@@ -180,7 +180,8 @@ impl Work {
         registered.map_err(|error| Failure::from_error(Exit::Refused, &error))?;
         let address = sink.address().expect("it is bound").clone();
         for node in &self.nodes {
-            node.connect(address.clone());
+            let dialed = node.connect(address.clone());
+            dialed.map_err(|error| Failure::from_error(Exit::Refused, &error))?;
             if !client::joins(node, sink.id(), OPERATION_MAX).await {
                 return Err(Failure::new(Exit::Unreachable, "the receiver of ticks is silent"));
             }

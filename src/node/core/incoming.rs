@@ -6,6 +6,7 @@ use super::{Core, Delivery, Duration, Message, Output, Reply, Waiting};
 use crate::client;
 use crate::error::ErrorCode;
 use crate::id::{Incarnation, RequestId};
+use crate::keys::PublicKey;
 use crate::node::error::{InvalidMessage, RequestError};
 use crate::node::link::Queued;
 use crate::protocol::envelope::{Envelope, Kind, Limits, Outgoing, Subject};
@@ -16,14 +17,24 @@ use crate::timer::Time;
 use crate::transport::Route;
 
 impl<T> Core<T> {
-    pub(super) fn received(&mut self, now: Time, route: Route, frame: Bytes) {
+    pub(super) fn received(
+        &mut self,
+        now: Time,
+        route: Route,
+        sender: Option<PublicKey>,
+        frame: Bytes,
+    ) {
+        if let Err(foreign) = self.check_sender(route, sender) {
+            self.counters.reject("foreign_key");
+            return self.refuse_log.note(now, route, &foreign);
+        }
         let limits = Limits { payload_bytes_max: self.payload_bytes_max(true) };
         let mut envelopes = Envelopes::new(frame);
         while let Some(bytes) = envelopes.next() {
             match Envelope::decode_owned(bytes, &limits) {
                 Ok(envelope) => {
                     self.counters.received += 1;
-                    self.accept(now, route, envelope);
+                    self.accept(now, route, sender, envelope);
                 }
                 Err(error) => {
                     envelopes.stop();
@@ -34,7 +45,7 @@ impl<T> Core<T> {
         }
     }
 
-    fn accept(&mut self, now: Time, route: Route, envelope: Envelope) {
+    fn accept(&mut self, now: Time, route: Route, sender: Option<PublicKey>, envelope: Envelope) {
         let lateness = self.links.link(route).map_or(Duration::ZERO, |link| {
             let missing = link.note_sequence(envelope.sequence);
             self.counters.lost_on_links += u64::from(missing);
@@ -51,11 +62,17 @@ impl<T> Core<T> {
             | Kind::Ping
             | Kind::Pong
             | Kind::Refuse
-            | Kind::Welcome => self.accept_system(now, route, &envelope),
+            | Kind::Welcome => self.accept_system(now, route, sender, &envelope),
         }
     }
 
-    fn accept_system(&mut self, now: Time, route: Route, envelope: &Envelope) {
+    fn accept_system(
+        &mut self,
+        now: Time,
+        route: Route,
+        sender: Option<PublicKey>,
+        envelope: &Envelope,
+    ) {
         let message = match System::decode(envelope.kind, &envelope.payload) {
             Ok(message) => message,
             Err(error) => {
@@ -71,11 +88,13 @@ impl<T> Core<T> {
         if !self.may_say(route, &message, envelope) {
             return self.counters.reject("system_not_allowed");
         }
+        let Some(message) = self.within_standing(now, route, sender, message) else { return };
         match route {
             Route::Upstream(link) => self.client_input(now, link, client::Input::System(message)),
             Route::Downstream(route) => {
                 self.server.handle(now, server::Input::System { route, message });
                 self.drain_server(now);
+                self.forget_stranger(route);
             }
         }
     }
@@ -96,7 +115,7 @@ impl<T> Core<T> {
     }
 
     /// The incarnation that has joined by this route.
-    fn joined_as(&self, route: Route) -> Option<Incarnation> {
+    pub(super) fn joined_as(&self, route: Route) -> Option<Incarnation> {
         let peer = self.links.peek(route)?.peer.as_ref()?;
         self.peers.incarnation(peer, route)
     }
@@ -128,6 +147,7 @@ impl<T> Core<T> {
         let Some(peer) = self.links.peek(route).and_then(|link| link.peer.clone()) else { return };
         self.outputs.push_back(Output::Deliver(Delivery {
             peer,
+            role: self.role(route),
             route,
             request: envelope.request,
             subject: envelope.subject,

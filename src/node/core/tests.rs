@@ -12,6 +12,7 @@ use crate::protocol::system::{Greeting, Ping, RefuseReason, System};
 use crate::server::ServerEvent;
 
 mod requests;
+mod standing;
 mod strangers;
 mod world;
 
@@ -303,7 +304,7 @@ fn second_address_of_a_peer_takes_over_the_link() {
     let other: Address = "tcp://b.test:7".parse().unwrap();
     world.story(0);
     let first = world.nodes[1].address.clone();
-    world.nodes[0].core.connect(world.now, other.clone());
+    world.nodes[0].core.connect(world.now, other.clone()).unwrap();
     world.nodes[1].address = other;
     world.settle();
     let story = world.story(0);
@@ -432,7 +433,7 @@ fn stop_says_goodbye_to_thousands() {
         let hello = System::Hello(Identity::new("test", id, incarnation).greeting());
         let route = Route::Downstream(RoutingId::new(incarnation, 1));
         let message = strangers::system_frame(incarnation, &hello);
-        core.handle_transport(now, transport::Event::Message { route, message });
+        core.handle_transport(now, transport::Event::Message { route, sender: None, message });
     }
     while core.poll_send().is_some() {}
     core.stop(now);

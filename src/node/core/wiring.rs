@@ -279,6 +279,9 @@ impl<T> Core<T> {
     fn left(&mut self, now: Time, route: Route, reason: LeaveReason) {
         let Some(peer) = self.links.link(route).and_then(|link| link.peer.take()) else { return };
         let direction = direction(route);
+        if let Route::Downstream(route) = route {
+            self.keys.remove(&route);
+        }
         let incarnation = self.peers.left(&peer, route);
         tracing::info!(%peer, ?direction, %reason, "peer left");
         let waiting = match (reason, route) {

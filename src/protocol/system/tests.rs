@@ -17,7 +17,7 @@ fn known_peer() -> KnownPeer {
     KnownPeer {
         node: NodeId::new(&"n".repeat(64)).unwrap(),
         incarnation: Incarnation(u64::MAX),
-        address: Address::Tcp { host: "h".repeat(253), port: u16::MAX },
+        address: Address::tcp("h".repeat(253), u16::MAX),
     }
 }
 

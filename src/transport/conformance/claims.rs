@@ -12,7 +12,10 @@ pub(super) async fn ready_comes_before_the_first_message(world: &impl World) {
     assert_eq!((route, &message[..]), (Route::Downstream(id), &b"question"[..]));
     listener.send(route, &Bytes::from_static(b"answer")).unwrap();
     let answer = Bytes::from_static(b"answer");
-    assert_eq!(next(&mut dialer).await, Event::Message { route: UP, message: answer });
+    assert_eq!(
+        next(&mut dialer).await,
+        Event::Message { route: UP, sender: None, message: answer }
+    );
     assert_eq!((dialer.counters().sent, dialer.counters().received), (1, 1));
     assert_eq!((listener.counters().sent, listener.counters().received), (1, 1));
 }
@@ -214,7 +217,10 @@ pub(super) async fn hang_up_silences_a_link(world: &impl World) {
     assert_eq!(route, Route::Downstream(second));
     listener.send(route, &Bytes::from_static(b"welcome")).unwrap();
     let message = Bytes::from_static(b"welcome");
-    assert_eq!(next(&mut dialer).await, Event::Message { route: Route::Upstream(link), message });
+    assert_eq!(
+        next(&mut dialer).await,
+        Event::Message { route: Route::Upstream(link), sender: None, message }
+    );
 }
 
 /// A node must stop whatever its peers do.

@@ -14,13 +14,13 @@ use tokio::task::JoinHandle;
 use super::*;
 
 /// See the [module](self).
-pub(super) struct Driven {
-    inner: Arc<Mutex<Inner>>,
+pub(super) struct Driven<T> {
+    inner: Arc<Mutex<Inner<T>>>,
     task: JoinHandle<()>,
 }
 
-struct Inner {
-    transport: Option<NativeTransport>,
+struct Inner<T> {
+    transport: Option<T>,
     /// Of which only the last can be a message.
     events: VecDeque<Event>,
     /// Of the task that drives it.
@@ -28,8 +28,8 @@ struct Inner {
     caller: Option<Waker>,
 }
 
-impl Driven {
-    pub(super) fn new(transport: NativeTransport) -> Self {
+impl<T: Transport + 'static> Driven<T> {
+    pub(super) fn new(transport: T) -> Self {
         let inner = Inner {
             transport: Some(transport),
             events: VecDeque::new(),
@@ -42,7 +42,7 @@ impl Driven {
         Self { inner, task }
     }
 
-    fn call<R>(&self, call: impl FnOnce(&mut NativeTransport) -> R) -> R {
+    fn call<R>(&self, call: impl FnOnce(&mut T) -> R) -> R {
         let mut inner = self.inner.lock();
         let result = call(inner.transport.as_mut().unwrap());
         inner.wake_driver();
@@ -50,7 +50,7 @@ impl Driven {
     }
 }
 
-impl Inner {
+impl<T: Transport> Inner<T> {
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.driver = Some(cx.waker().clone());
         let Some(transport) = &mut self.transport else { return Poll::Ready(()) };
@@ -72,7 +72,7 @@ impl Inner {
     }
 }
 
-impl Transport for Driven {
+impl<T: Transport + 'static> Transport for Driven<T> {
     fn bind(&mut self, address: &Address) -> Result<Address, BindError> {
         self.call(|transport| transport.bind(address))
     }
@@ -111,12 +111,16 @@ impl Transport for Driven {
         inner.events.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 
+    fn allow(&mut self, allowed: Arc<AllowList>) {
+        self.call(|transport| transport.allow(allowed));
+    }
+
     fn counters(&self) -> Counters {
         self.call(|transport| transport.counters())
     }
 }
 
-impl Drop for Driven {
+impl<T> Drop for Driven<T> {
     fn drop(&mut self) {
         self.task.abort();
         self.inner.lock().transport = None;

@@ -333,10 +333,10 @@ impl Core {
 
     fn with_port(&mut self, address: &Address) -> Address {
         match address {
-            Address::Tcp { host, port: 0 } => {
+            Address::Tcp { host, port: 0, .. } => {
                 let port = self.port_next;
                 self.port_next = port.checked_add(1).unwrap_or(PORT_FIRST);
-                Address::Tcp { host: host.clone(), port }
+                Address::tcp(host.clone(), port)
             }
             Address::Inproc { .. } | Address::Ipc { .. } | Address::Tcp { .. } => address.clone(),
         }
@@ -429,7 +429,7 @@ impl Core {
         if lost || too_large {
             self.release(id, up);
         } else {
-            self.report(to, Some((id, up)), Event::Message { route, message });
+            self.report(to, Some((id, up)), Event::Message { route, sender: None, message });
         }
     }
 

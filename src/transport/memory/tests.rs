@@ -110,7 +110,10 @@ async fn partition_ends_links_and_healing_brings_them_back() {
     dialer.send(UP, &number(3)).unwrap();
     let message = number(3);
     let id = RoutingId::new(Incarnation(1), 1).for_connection(1);
-    assert_eq!(next(&mut listener).await, Event::Message { route: Route::Downstream(id), message });
+    assert_eq!(
+        next(&mut listener).await,
+        Event::Message { route: Route::Downstream(id), sender: None, message }
+    );
 }
 
 /// A short cut is not noticed, as with heartbeats.

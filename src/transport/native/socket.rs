@@ -31,7 +31,7 @@ impl Stream {
         match address {
             Address::Inproc { .. } => Err(io::Error::other(NO_INPROC)),
             Address::Ipc { path } => UnixStream::connect(path).await.map(Self::Unix),
-            Address::Tcp { host, port } => {
+            Address::Tcp { host, port, .. } => {
                 Self::tcp(TcpStream::connect((host.as_str(), *port)).await?)
             }
         }
@@ -91,7 +91,7 @@ impl Acceptor {
                 let listener = listen().map_err(|error| error.to_string())?;
                 Ok((Self::Unix(listener, path.to_owned()), address.clone()))
             }
-            Address::Tcp { host, port } => {
+            Address::Tcp { host, port, .. } => {
                 let listener = listening::tcp(listening::ip(host)?, *port)?;
                 let listen = || {
                     listener.set_nonblocking(true)?;
@@ -99,7 +99,7 @@ impl Acceptor {
                     Ok((TcpListener::from_std(listener)?, port))
                 };
                 let (listener, port) = listen().map_err(|error: io::Error| error.to_string())?;
-                Ok((Self::Tcp(listener), Address::Tcp { host: host.clone(), port }))
+                Ok((Self::Tcp(listener), Address::tcp(host.clone(), port)))
             }
         }
     }

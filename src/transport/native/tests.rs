@@ -65,10 +65,10 @@ async fn talk(listener: Make, dialer: Make) {
         let message = Bytes::from(vec![7; bytes]);
         dialer.send(UP, &message).unwrap();
         let route = Route::Downstream(name());
-        let expected = Event::Message { route, message: message.clone() };
+        let expected = Event::Message { route, sender: None, message: message.clone() };
         assert!(next(&mut *listener, &mut *dialer).await == expected, "{bytes} bytes up");
         listener.send(route, &message).unwrap();
-        let expected = Event::Message { route: UP, message };
+        let expected = Event::Message { route: UP, sender: None, message };
         assert!(next(&mut *dialer, &mut *listener).await == expected, "{bytes} bytes down");
     }
     drop(listener);
@@ -113,7 +113,7 @@ async fn half_open_connections_are_bounded() {
     assert_eq!(listener.connections.len(), HALF_OPEN_MAX);
     assert_eq!(listener.counters().handshakes_failed, 50);
     let mut dialer = libzmq(Options::default());
-    let address = Address::Tcp { host: "127.0.0.1".into(), port };
+    let address = Address::tcp("127.0.0.1", port);
     dialer.dial(LINK, &address, name()).unwrap();
     assert_eq!(next(&mut *dialer, &mut listener).await, Event::Ready { link: LINK });
 }

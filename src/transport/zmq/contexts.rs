@@ -29,6 +29,8 @@ pub(super) struct Contexts {
 
 struct Slot {
     context: ::zmq::Context,
+    /// Whether it may have other connections.
+    shared: bool,
     in_use: Arc<()>,
 }
 
@@ -39,13 +41,24 @@ pub(super) struct Lease(#[expect(dead_code, reason = "counted by its clones")] A
 impl Contexts {
     /// A context with room for one more connection.
     pub(super) fn lease(&mut self) -> (::zmq::Context, Lease) {
-        let free = |slot: &Slot| Arc::strong_count(&slot.in_use) <= CONNECTIONS_MAX;
-        let index = self.slots.iter().position(free).unwrap_or_else(|| {
-            self.slots.push(Slot { context: ::zmq::Context::new(), in_use: Arc::new(()) });
-            self.slots.len() - 1
-        });
-        let slot = &self.slots[index];
-        (slot.context.clone(), Lease(Arc::clone(&slot.in_use)))
+        let free = |slot: &Slot| slot.shared && Arc::strong_count(&slot.in_use) <= CONNECTIONS_MAX;
+        match self.slots.iter().find(|slot| free(slot)) {
+            Some(slot) => (slot.context.clone(), Lease(Arc::clone(&slot.in_use))),
+            None => self.add(true),
+        }
+    }
+
+    /// A context for one listener that asks whom to let in: the place where it asks has the same
+    /// name in every context, and closing it takes a while.
+    pub(super) fn own(&mut self) -> (::zmq::Context, Lease) {
+        self.add(false)
+    }
+
+    fn add(&mut self, shared: bool) -> (::zmq::Context, Lease) {
+        let (context, in_use) = (::zmq::Context::new(), Arc::new(()));
+        let leased = (context.clone(), Lease(Arc::clone(&in_use)));
+        self.slots.push(Slot { context, shared, in_use });
+        leased
     }
 
     /// How many contexts there are.
@@ -104,6 +117,7 @@ pub(super) enum MonitorEvent {
     HandshakeFailed,
     HandshakeSucceeded,
     Other,
+    ProtocolFailed,
 }
 
 /// The next event of a monitor, if there is one.
@@ -129,7 +143,7 @@ pub(super) fn monitor_event(
         _ if is(Raw::DISCONNECTED) => MonitorEvent::Disconnected,
         _ if is(Raw::HANDSHAKE_FAILED_AUTH) => MonitorEvent::AuthenticationFailed,
         _ if is(Raw::HANDSHAKE_FAILED_NO_DETAIL) => MonitorEvent::HandshakeFailed,
-        _ if is(Raw::HANDSHAKE_FAILED_PROTOCOL) => MonitorEvent::HandshakeFailed,
+        _ if is(Raw::HANDSHAKE_FAILED_PROTOCOL) => MonitorEvent::ProtocolFailed,
         _ if is(Raw::HANDSHAKE_SUCCEEDED) => MonitorEvent::HandshakeSucceeded,
         _ => MonitorEvent::Other,
     })

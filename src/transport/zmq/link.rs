@@ -29,10 +29,11 @@ use tokio::time::Sleep;
 
 use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event, silence};
 use super::inproc;
-use super::options::{RECONNECT_MAX_MS, RECONNECT_MS, Role, configure};
+use super::options::{Mechanism, RECONNECT_MAX_MS, RECONNECT_MS, Role, configure};
 use super::readiness::{Key, Watched, again_if_interrupted};
 use super::receive::{Received, Receiver};
 use super::{Step, now};
+use crate::keys::{KeyPair, PublicKey};
 use crate::transport::woken::KeyWaker;
 use crate::transport::{Address, Event, LinkId, Options, Route, RoutingId, SendError};
 
@@ -52,6 +53,8 @@ pub(super) struct Link {
     connections: u16,
     waker: Waker,
     target: Target,
+    /// Our keys, and that of who is to be there.
+    keys: Option<(KeyPair, PublicKey)>,
     phase: Phase,
     connection: Option<Connection>,
     /// A wait before the next attempt.
@@ -105,6 +108,7 @@ impl Link {
     pub(super) fn new(
         id: LinkId,
         address: &Address,
+        keys: Option<(KeyPair, PublicKey)>,
         routing_id: RoutingId,
         waker: Arc<KeyWaker<Key>>,
     ) -> Self {
@@ -112,9 +116,9 @@ impl Link {
             Address::Inproc { name } => Target::Inproc(inproc::Watch::new(name, &waker)),
             Address::Ipc { .. } => Target::Fixed(address.to_string()),
             Address::Tcp { host, .. } if host.parse::<IpAddr>().is_ok() => {
-                Target::Fixed(address.to_string())
+                Target::Fixed(address.clone().with_key(None).to_string())
             }
-            Address::Tcp { host, port } => Target::Named {
+            Address::Tcp { host, port, .. } => Target::Named {
                 host: host.clone(),
                 port: *port,
                 candidates: VecDeque::new(),
@@ -131,6 +135,7 @@ impl Link {
             connections: 0,
             waker: Waker::from(waker),
             target,
+            keys,
             phase: Phase::Waiting,
             connection: None,
             timer: None,
@@ -297,7 +302,11 @@ impl Link {
         let text = |error: ::zmq::Error| error.to_string();
         let watch = |socket| Watched::new(socket).map_err(|error| error.to_string());
         let dealer = context.socket(::zmq::DEALER).map_err(text)?;
-        configure(&dealer, Role::Dialer(routing_id), options).map_err(text)?;
+        let mechanism = match &self.keys {
+            Some((pair, server)) => Mechanism::CurveDialer(pair, *server),
+            None => Mechanism::Null,
+        };
+        configure(&dealer, Role::Dialer(routing_id), mechanism, options).map_err(text)?;
         let monitor = match &self.target {
             Target::Inproc(_) => None,
             Target::Fixed(_) | Target::Named { .. } => {
@@ -344,15 +353,19 @@ impl Link {
         let Some(monitor) = &mut connection.monitor else { return self.fail() };
         match monitor_event(monitor, &mut receiver.frame) {
             None => Step::Idle,
-            Some(MonitorEvent::AuthenticationFailed) => Step::Closed(Event::Closed {
-                link: self.id,
-                reason: "the listener refused our key".into(),
-            }),
+            Some(MonitorEvent::AuthenticationFailed) => self.closed("it does not allow our key"),
+            // Another address of the name may be that of the right one.
+            Some(MonitorEvent::ProtocolFailed) if self.has_another() => self.fail(),
+            Some(MonitorEvent::ProtocolFailed) => self.not_it(),
             Some(MonitorEvent::ConnectRetried) => match self.target {
                 // There may be another address, or another one by now.
                 Target::Named { .. } => self.fail(),
                 Target::Fixed(_) | Target::Inproc(_) => Step::Again,
             },
+            // A listener that lacks the key cannot read our first word, and hangs up.
+            Some(MonitorEvent::Disconnected) if self.keys.is_some() && !self.has_another() => {
+                self.not_it()
+            }
             Some(MonitorEvent::Disconnected) => self.fail(),
             Some(MonitorEvent::HandshakeSucceeded) => {
                 self.phase = Phase::Connecting { handshaken: true };
@@ -412,8 +425,19 @@ impl Link {
         }
     }
 
+    fn not_it(&self) -> Step {
+        self.closed(match self.keys {
+            Some(_) => "it has not proved to have the key in the address",
+            None => "it speaks another protocol, or asks for a key: HOST:PORT#KEY",
+        })
+    }
+
+    fn closed(&self, reason: &str) -> Step {
+        Step::Closed(Event::Closed { link: self.id, reason: reason.to_owned() })
+    }
+
     fn message(&self, message: Bytes) -> Step {
-        Step::Event(Event::Message { route: Route::Upstream(self.id), message })
+        Step::Event(Event::Message { route: Route::Upstream(self.id), sender: None, message })
     }
 
     fn writable(&mut self) -> Step {
@@ -429,12 +453,15 @@ impl Link {
         }
         self.phase = Phase::Waiting;
         self.full = false;
-        let another =
-            matches!(&self.target, Target::Named { candidates, .. } if !candidates.is_empty());
-        if !another {
+        if !self.has_another() {
             self.timer = Some(Box::pin(tokio::time::sleep(self.backoff())));
         }
         Step::Again
+    }
+
+    /// Whether the name has an address that was not tried.
+    fn has_another(&self) -> bool {
+        matches!(&self.target, Target::Named { candidates, .. } if !candidates.is_empty())
     }
 
     /// Doubles with every failure, up to a limit, and keeps links from coming back in step.

@@ -1,15 +1,18 @@
 //! The listener: a ROUTER and its monitor.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
 
 use super::contexts::{Contexts, Lease, MonitorEvent, monitor_event, silence};
-use super::options::{Role, configure};
+use super::options::{Mechanism, Role, configure};
 use super::readiness::{Watched, again_if_interrupted};
 use super::receive::{Received, Receiver};
+use super::zap::Zap;
 use super::{Step, inproc};
+use crate::keys::{AllowList, KeyPair};
 use crate::transport::{Address, Event, Options, Route, RoutingId, SendError, listening};
 
 /// A bound ROUTER.
@@ -17,6 +20,8 @@ pub(super) struct Listener {
     address: Address,
     router: Watched,
     monitor: Option<Watched>,
+    /// Who says whom to let in; closed after the ROUTER.
+    zap: Option<Zap>,
     waker: Waker,
     /// Whether it is in the transport's queue.
     pub(super) scheduled: bool,
@@ -31,18 +36,22 @@ impl Listener {
         address: &Address,
         contexts: &mut Contexts,
         options: &Options,
+        keys: Option<(&KeyPair, Arc<AllowList>)>,
         waker: Waker,
     ) -> Result<Self, String> {
         let text = |error: ::zmq::Error| error.to_string();
-        let (context, lease) = match address {
-            Address::Inproc { .. } => (inproc::context().clone(), None),
-            Address::Ipc { .. } | Address::Tcp { .. } => {
-                let (context, lease) = contexts.lease();
-                (context, Some(lease))
-            }
+        let leased = |(context, lease)| (context, Some(lease));
+        let (context, lease) = match (address, &keys) {
+            (Address::Tcp { .. }, Some(_)) => leased(contexts.own()),
+            (_, Some(_)) => return Err("only tcp has keys".to_owned()),
+            (Address::Inproc { .. }, None) => (inproc::context().clone(), None),
+            (Address::Ipc { .. } | Address::Tcp { .. }, None) => leased(contexts.lease()),
         };
         let router = context.socket(::zmq::ROUTER).map_err(text)?;
-        configure(&router, Role::Listener, options).map_err(text)?;
+        let mechanism = keys.as_ref().map_or(Mechanism::Null, |(p, _)| Mechanism::CurveListener(p));
+        configure(&router, Role::Listener, mechanism, options).map_err(text)?;
+        let own_key = keys.as_ref().map(|(pair, _)| pair.public());
+        let zap = keys.map(|(_, allowed)| Zap::bind(&context, allowed)).transpose()?;
         let watch = |socket| Watched::new(socket).map_err(|error| error.to_string());
         let monitor = match address {
             Address::Inproc { .. } => None,
@@ -55,13 +64,22 @@ impl Listener {
             address: address.clone(),
             router: watch(router)?,
             monitor,
+            zap,
             waker,
             scheduled: false,
             woken: true,
             _lease: lease,
         };
         listener.listen()?;
+        listener.address = listener.address.clone().with_key(own_key);
         Ok(listener)
+    }
+
+    /// Lets these in from now on.
+    pub(super) fn allow(&mut self, allowed: Arc<AllowList>) {
+        if let Some(zap) = &mut self.zap {
+            zap.allow(allowed);
+        }
     }
 
     fn listen(&mut self) -> Result<(), String> {
@@ -92,6 +110,12 @@ impl Listener {
             if let Some(monitor) = &mut self.monitor {
                 monitor.arm(&self.waker);
             }
+            if let Some(zap) = &mut self.zap {
+                zap.arm(&self.waker);
+            }
+        }
+        if self.zap.as_mut().is_some_and(Zap::answer) {
+            return Step::Again;
         }
         if let Some(monitor) = &mut self.monitor
             && let Some(event) = monitor_event(monitor, &mut receiver.frame)
@@ -100,13 +124,15 @@ impl Listener {
             counters.accepted += u64::from(event == MonitorEvent::Accepted);
             counters.handshakes_failed += u64::from(matches!(
                 event,
-                MonitorEvent::AuthenticationFailed | MonitorEvent::HandshakeFailed
+                MonitorEvent::AuthenticationFailed
+                    | MonitorEvent::HandshakeFailed
+                    | MonitorEvent::ProtocolFailed
             ));
         }
-        match receiver.router_message(&mut self.router) {
+        match receiver.router_message(&mut self.router, self.zap.is_some()) {
             Received::Dropped => Step::Again,
-            Received::Message((peer, message)) => {
-                Step::Event(Event::Message { route: Route::Downstream(peer), message })
+            Received::Message((peer, sender, message)) => {
+                Step::Event(Event::Message { route: Route::Downstream(peer), sender, message })
             }
             Received::Nothing if self.monitor.as_ref().is_some_and(|m| m.dirty) => Step::Again,
             Received::Nothing => Step::Idle,
@@ -153,10 +179,10 @@ fn endpoint(address: &Address) -> Result<String, String> {
             drop(listening::unix(Path::new(path))?);
             Ok(address.to_string())
         }
-        Address::Tcp { host, port } => {
+        Address::Tcp { host, port, .. } => {
             let ip = listening::ip(host)?;
             drop(listening::tcp(ip, *port)?);
-            Ok(Address::Tcp { host: ip.to_string(), port: *port }.to_string())
+            Ok(Address::tcp(ip.to_string(), *port).to_string())
         }
     }
 }

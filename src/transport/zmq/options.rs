@@ -6,6 +6,7 @@
 //! `ZMQ_TCP_MAXRT` (give up a connection whose bytes were not acknowledged for so long) is missing:
 //! the crate has no setter for it. Heartbeats end such a connection after [`HEARTBEAT_TIMEOUT_MS`].
 
+use crate::keys::{KeyPair, PublicKey};
 use crate::transport::{Options, RoutingId};
 
 /// Connections that may wait to be accepted.
@@ -22,6 +23,10 @@ const HEARTBEAT_TIMEOUT_MS: i32 = 3_000;
 pub(super) const RECONNECT_MS: i32 = 100;
 /// The longest wait before connecting again.
 pub(super) const RECONNECT_MAX_MS: i32 = 5_000;
+/// Bytes that CURVE adds to a message: its name, a nonce, a code, flags.
+const CURVE_BYTES: usize = 8 + 8 + 16 + 1;
+/// Our domain of authentication, for libzmq asks nobody on behalf of a listener without one.
+const ZAP_DOMAIN: &str = "zmesh";
 /// TCP keepalive: idle seconds, seconds between probes, probes.
 const KEEPALIVE: (i32, i32, i32) = (10, 5, 3);
 
@@ -34,19 +39,35 @@ pub(super) enum Role {
     Listener,
 }
 
+/// How both sides know each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mechanism<'a> {
+    /// They do not.
+    Null,
+    /// We dial, with our keys, whoever has the other one.
+    CurveDialer(&'a KeyPair, PublicKey),
+    /// We listen, with our keys, for those who are allowed.
+    CurveListener(&'a KeyPair),
+}
+
 /// Sets the options of `socket`; they take effect at the next bind or connect.
 pub(super) fn configure(
     socket: &::zmq::Socket,
     role: Role,
+    mechanism: Mechanism<'_>,
     options: &Options,
 ) -> ::zmq::Result<()> {
+    authenticate(socket, mechanism)?;
     // Zero would mean "no limit" to libzmq.
     let queue = i32::try_from(options.queue_messages_max.max(1)).unwrap_or(i32::MAX);
     let (idle, interval, count) = KEEPALIVE;
     socket.set_linger(0)?;
     socket.set_sndhwm(queue)?;
     socket.set_rcvhwm(queue)?;
-    socket.set_maxmsgsize(i64::try_from(options.message_bytes_max).unwrap_or(i64::MAX))?;
+    // libzmq measures what is on the wire; what is in it is measured when it is received.
+    let extra = if matches!(mechanism, Mechanism::Null) { 0 } else { CURVE_BYTES };
+    let bytes_max = options.message_bytes_max.saturating_add(extra);
+    socket.set_maxmsgsize(i64::try_from(bytes_max).unwrap_or(i64::MAX))?;
     socket.set_handshake_ivl(HANDSHAKE_MS)?;
     socket.set_heartbeat_ivl(HEARTBEAT_MS)?;
     socket.set_heartbeat_timeout(HEARTBEAT_TIMEOUT_MS)?;
@@ -74,6 +95,25 @@ pub(super) fn configure(
     }
 }
 
+fn authenticate(socket: &::zmq::Socket, mechanism: Mechanism<'_>) -> ::zmq::Result<()> {
+    let set = |pair: &KeyPair| {
+        socket.set_curve_publickey(pair.public().as_bytes())?;
+        socket.set_curve_secretkey(&*zeroize::Zeroizing::new(pair.secret().to_bytes()))
+    };
+    match mechanism {
+        Mechanism::Null => Ok(()),
+        Mechanism::CurveDialer(pair, server) => {
+            set(pair)?;
+            socket.set_curve_serverkey(server.as_bytes())
+        }
+        Mechanism::CurveListener(pair) => {
+            socket.set_zap_domain(ZAP_DOMAIN)?;
+            socket.set_curve_server(true)?;
+            set(pair)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,11 +126,11 @@ mod tests {
         let context = ::zmq::Context::new();
         let routing_id = RoutingId::new(Incarnation(9), 3);
         let dealer = context.socket(::zmq::DEALER).unwrap();
-        configure(&dealer, Role::Dialer(routing_id), &options).unwrap();
+        configure(&dealer, Role::Dialer(routing_id), Mechanism::Null, &options).unwrap();
         assert!(dealer.is_immediate().unwrap());
         assert_eq!(dealer.get_identity().unwrap(), routing_id.0);
         let router = context.socket(::zmq::ROUTER).unwrap();
-        configure(&router, Role::Listener, &options).unwrap();
+        configure(&router, Role::Listener, Mechanism::Null, &options).unwrap();
         for socket in [&dealer, &router] {
             let read = [
                 (socket.get_linger(), 0),
@@ -122,8 +162,26 @@ mod tests {
     fn queue_limit_of_zero_does_not_mean_none() {
         let socket = ::zmq::Context::new().socket(::zmq::ROUTER).unwrap();
         let options = Options { queue_messages_max: 0, ..Options::default() };
-        configure(&socket, Role::Listener, &options).unwrap();
+        configure(&socket, Role::Listener, Mechanism::Null, &options).unwrap();
         assert_eq!(socket.get_sndhwm().unwrap(), 1);
+    }
+
+    #[test]
+    fn keys_read_back() {
+        let pair = KeyPair::from_secret(&[7; 32]).unwrap();
+        let server = KeyPair::from_secret(&[8; 32]).unwrap().public();
+        let context = ::zmq::Context::new();
+        let dealer = context.socket(::zmq::DEALER).unwrap();
+        let role = Role::Dialer(RoutingId::new(Incarnation(9), 3));
+        configure(&dealer, role, Mechanism::CurveDialer(&pair, server), &Options::default())
+            .unwrap();
+        assert_eq!(dealer.get_curve_serverkey().unwrap(), server.as_bytes());
+        assert_eq!(dealer.get_mechanism().unwrap(), ::zmq::Mechanism::ZMQ_CURVE);
+        let router = context.socket(::zmq::ROUTER).unwrap();
+        let mechanism = Mechanism::CurveListener(&pair);
+        configure(&router, Role::Listener, mechanism, &Options::default()).unwrap();
+        assert!(router.is_curve_server().unwrap());
+        assert_eq!(router.get_zap_domain().unwrap().unwrap(), ZAP_DOMAIN);
     }
 
     /// The patched build is what the timers, keepalive and CURVE depend on.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::now;
 use super::readiness::{Watched, again_if_interrupted};
+use crate::keys::PublicKey;
 use crate::transport::{Counters, RoutingId};
 
 /// Bodies from here on are handed on without copying. A smaller one would keep libzmq's whole
@@ -65,8 +66,12 @@ impl Receiver {
             .map_or(Received::Dropped, |(body, ())| Received::Message(body))
     }
 
-    /// Receives from a ROUTER.
-    pub(super) fn router_message(&mut self, router: &mut Watched) -> Received<(RoutingId, Bytes)> {
+    /// Receives from a ROUTER; with keys, also whose message it is.
+    pub(super) fn router_message(
+        &mut self,
+        router: &mut Watched,
+        keys: bool,
+    ) -> Received<(RoutingId, Option<PublicKey>, Bytes)> {
         if router.skipping {
             return self.skip(router);
         }
@@ -82,8 +87,14 @@ impl Receiver {
             self.complain("no body");
             return Received::Dropped;
         }
-        self.check(router, body, routing_id)
-            .map_or(Received::Dropped, |(body, routing_id)| Received::Message((routing_id, body)))
+        let key = match keys {
+            // What ZAP answered when the connection was made.
+            true => body.gets("User-Id").and_then(|key| key.parse().ok()),
+            false => None,
+        };
+        self.check(router, body, routing_id).map_or(Received::Dropped, |(body, routing_id)| {
+            Received::Message((routing_id, key, body))
+        })
     }
 
     fn check<T>(

@@ -30,7 +30,7 @@ async fn host_names_are_resolved_and_every_address_is_tried() {
     let (_listener, address) = bound("tcp://127.0.0.1:0");
     let Address::Tcp { port, .. } = address else { unreachable!() };
     let mut dialer = ZmqTransport::new(Options::default());
-    let address = Address::Tcp { host: "localhost".into(), port };
+    let address = Address::tcp("localhost", port);
     dialer.dial(LinkId(1), &address, routing_id(1)).unwrap();
     assert_eq!(next(&mut dialer).await, Event::Ready { link: LinkId(1) });
 }
@@ -69,7 +69,7 @@ async fn wildcard_listens_on_ipv4_and_ipv6() {
     }
     for host in hosts {
         let mut dialer = ZmqTransport::new(Options::default());
-        let address = Address::Tcp { host: host.into(), port };
+        let address = Address::tcp(host, port);
         dialer.dial(LinkId(1), &address, routing_id(u64::from(port))).unwrap();
         assert_eq!(next(&mut dialer).await, Event::Ready { link: LinkId(1) });
     }

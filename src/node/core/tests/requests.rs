@@ -125,8 +125,14 @@ fn expired_request_is_refused_as_such() {
     let frame =
         |sent_ms| strangers::request_frame(from, to, sent_ms, Some(Duration::from_millis(10)));
     let core = &mut world.nodes[1].core;
-    core.handle_transport(now, transport::Event::Message { route, message: frame(5_000) });
-    core.handle_transport(now, transport::Event::Message { route, message: frame(4_000) });
+    core.handle_transport(
+        now,
+        transport::Event::Message { route, sender: None, message: frame(5_000) },
+    );
+    core.handle_transport(
+        now,
+        transport::Event::Message { route, sender: None, message: frame(4_000) },
+    );
     let delivered = std::iter::from_fn(|| core.poll_output());
     assert_eq!(delivered.filter(|o| matches!(o, Output::Deliver(_))).count(), 1);
     let answer = strangers::decode(&core.poll_send().expect("an answer").frame);

@@ -55,7 +55,7 @@ fn greeting(node: &str, incarnation: u64, cluster: &str) -> Greeting {
 fn answers(world: &mut World, node: usize, route: Route, frame: Bytes) -> Vec<Envelope> {
     let now = world.now;
     let core = &mut world.nodes[node].core;
-    core.handle_transport(now, transport::Event::Message { route, message: frame });
+    core.handle_transport(now, transport::Event::Message { route, sender: None, message: frame });
     let sent = std::iter::from_fn(|| core.poll_send());
     sent.map(|outbound| decode(&outbound.frame)).collect()
 }
@@ -256,7 +256,7 @@ fn answers_to_pings_have_a_limit() {
     for number in 0..10_000 {
         let message = system_frame(from, &System::Ping(Ping { number }));
         let now = world.now;
-        let event = transport::Event::Message { route, message };
+        let event = transport::Event::Message { route, sender: None, message };
         world.nodes[1].core.handle_transport(now, event);
     }
     assert!(world.nodes[1].core.links().peek(route).unwrap().queued() < 100);
@@ -272,7 +272,7 @@ fn answers_to_strangers_have_a_limit() {
     let now = world.now;
     for number in 0..10_000 {
         let message = request_frame(Incarnation(666), to, 0, None);
-        let event = transport::Event::Message { route: nowhere(number), message };
+        let event = transport::Event::Message { route: nowhere(number), sender: None, message };
         world.nodes[0].core.handle_transport(now, event);
     }
     let core = &mut world.nodes[0].core;

@@ -18,6 +18,10 @@ pub(super) struct Sim {
     pub(super) full: bool,
     /// Answers every request with its own payload.
     pub(super) echo: bool,
+    /// What it proves to have when it dials; what it asks of others is in its settings.
+    pub(super) key: Option<PublicKey>,
+    /// Whom its transport lets in; everybody while it has no key.
+    pub(super) allowed: Arc<AllowList>,
     incoming: VecDeque<transport::Event>,
     dials: Vec<Dial>,
 }
@@ -53,7 +57,7 @@ impl World {
         let number = self.nodes.len();
         let mut settings = self.settings(number);
         change(&mut settings);
-        let address = address(number);
+        let address = settings.identity.address.clone().unwrap_or_else(|| address(number));
         self.nodes.push(Sim {
             core: Core::new(self.now, settings, fastrand::Rng::with_seed(self.lives)),
             events: Vec::new(),
@@ -64,6 +68,8 @@ impl World {
             paused: false,
             full: false,
             echo: false,
+            key: None,
+            allowed: Arc::default(),
             incoming: VecDeque::new(),
             dials: Vec::new(),
         });
@@ -83,6 +89,7 @@ impl World {
             peers_max: 16,
             listens: true,
             gossip: false,
+            trust: Trust::Open { insecure: true },
         }
     }
 
@@ -98,7 +105,7 @@ impl World {
 
     pub(super) fn connect(&mut self, from: usize, to: usize) {
         let address = self.nodes[to].address.clone();
-        self.nodes[from].core.connect(self.now, address);
+        self.nodes[from].core.connect(self.now, address).unwrap();
     }
 
     /// Breaks the connections of two nodes, as a reset does, and lets no new one through.
@@ -161,7 +168,11 @@ impl World {
                 let (link, address) = (dial.link, dial.address.clone());
                 let listener = self.nodes.iter().position(|n| n.alive && n.address == address);
                 let Some(listener) = listener else { continue };
-                let is_cut = self.cut.contains(&(dialer.min(listener), dialer.max(listener)));
+                let key = self.nodes[dialer].key;
+                let is_refused = self.nodes[listener].key.is_some()
+                    && key.is_none_or(|key| self.nodes[listener].allowed.get(&key).is_none());
+                let is_cut =
+                    is_refused || self.cut.contains(&(dialer.min(listener), dialer.max(listener)));
                 let is_open = |c: &Connection| c.dialer == dialer && c.link == link;
                 if is_cut || self.connections.iter().any(is_open) {
                     continue;
@@ -225,6 +236,7 @@ impl World {
                     }
                     sim.deliveries.push(delivery);
                 }
+                Output::Allow(list) => sim.allowed = list,
                 Output::Dial { link, address, routing_id } => {
                     sim.dials.push(Dial { link, address, routing_id, connections: 0 });
                 }
@@ -264,7 +276,11 @@ impl World {
         };
         if !connection.silent {
             let message = message.clone();
-            self.nodes[to].incoming.push_back(transport::Event::Message { route, message });
+            let sender = match route {
+                Route::Downstream(_) => self.nodes[from].key,
+                Route::Upstream(_) => None,
+            };
+            self.nodes[to].incoming.push_back(transport::Event::Message { route, sender, message });
         }
         Ok(())
     }
@@ -326,7 +342,11 @@ impl World {
     /// Hands `frame` to `node`, as if it had come from the listener's side of a dialed connection
     /// or from the dialer's side of an accepted one.
     pub(super) fn inject(&mut self, node: usize, route: Route, frame: Bytes) {
-        self.nodes[node].incoming.push_back(transport::Event::Message { route, message: frame });
+        self.nodes[node].incoming.push_back(transport::Event::Message {
+            route,
+            sender: None,
+            message: frame,
+        });
         self.settle();
     }
 
