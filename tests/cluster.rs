@@ -18,6 +18,7 @@ use zmesh::presence::Heartbeat;
 use zmesh::route::Filter;
 use zmesh::{Effect, Node};
 
+#[allow(dead_code, reason = "shared with tests that do more with it")]
 #[path = "cluster/processes.rs"]
 mod processes;
 

@@ -11,12 +11,12 @@ use serde::Serialize;
 use zmesh::config::{Period, Preset, Size, Sync};
 use zmesh::replica::Acks;
 use zmesh::transport::Kind;
-use zmesh::{Address, NodeId};
+use zmesh::{Address, Node, NodeId};
 
 use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, Plan as ClusterPlan};
 use super::progress::Progress;
-use super::{Connect, Context, client, interrupted, period_above_zero};
+use super::{Access, Connect, Context, client, interrupted, period_above_zero};
 use baseline::Baseline;
 use plot::Panel;
 use report::Report;
@@ -201,6 +201,7 @@ struct Bed {
     nodes: u16,
     cluster: String,
     addresses: Vec<Address>,
+    access: Access,
     /// The processes that were started for it.
     local: Option<LocalCluster>,
     /// Removed at the end.
@@ -333,7 +334,8 @@ impl Bed {
     async fn start(args: &Args, nodes: u16, context: &Context) -> Result<Self, Failure> {
         if is_running(context) {
             let (cluster, addresses) = (args.connect.cluster.clone(), args.connect.connect.clone());
-            return Ok(Self { nodes, cluster, addresses, local: None, _temporary: None });
+            let access = args.connect.access.clone();
+            return Ok(Self { nodes, cluster, addresses, access, local: None, _temporary: None });
         }
         let temporary = match args.dir {
             Some(_) => None,
@@ -355,7 +357,8 @@ impl Bed {
         local.start(STEP_MAX).await?;
         let addresses = local.nodes().iter().map(|node| node.address.clone()).collect();
         let cluster = local.name().to_owned();
-        Ok(Self { nodes, cluster, addresses, local: Some(local), _temporary: temporary })
+        let (access, local) = (Access::default(), Some(local));
+        Ok(Self { nodes, cluster, addresses, access, local, _temporary: temporary })
     }
 
     /// The processes that can be looked at.
@@ -366,9 +369,14 @@ impl Bed {
         std::iter::once(own).chain(local).collect()
     }
 
+    /// A node that asks.
+    fn client(&self, transport: Kind) -> Result<Node, Failure> {
+        client::start_over(transport, &self.cluster, &self.addresses, &self.access)
+    }
+
     /// The member that leads the store, or the first that answers if there is no store.
     async fn leader(&self) -> Result<NodeId, Failure> {
-        let node = client::start(&self.cluster, &self.addresses)?;
+        let node = self.client(Kind::default())?;
         let found = async {
             loop {
                 let peers: Vec<_> = node.peers().into_iter().map(|peer| peer.node).collect();
@@ -407,7 +415,7 @@ impl Bed {
         let leader = self.leader().await?;
         let name = format!("zmesh.bench.{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let mut work =
-            Work::start(plan.clone(), name, &self.cluster, &self.addresses, &leader, stop).await?;
+            Work::start(plan.clone(), name, |over| self.client(over), &leader, stop).await?;
         let cpu_before = self.watch(&mut work, &plan, &leader, (context, stop)).await?;
         let cpu_after = self.cpu();
         let measured = work.shared.elapsed().min(plan.schedule.end);

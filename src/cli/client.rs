@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use zmesh::client::ClientEvent;
+use zmesh::keys::{NotDialed, NotDialedReason, read_key_pair};
 use zmesh::route::Filter;
 use zmesh::status::{AskError, Status};
 use zmesh::transport::Kind;
 use zmesh::{
-    Address, Clock, Direction, Effect, ErrorCode, Event, Events, Node, NodeId, RequestError, Time,
-    status,
+    Address, Clock, Direction, Effect, ErrorCode, Event, Events, Node, NodeId, RequestError,
+    StartError, Time, status,
 };
 
-use super::Connect;
 use super::failure::{Exit, Failure};
+use super::{Access, Connect};
 
 /// The longest wait for nodes that are known and perhaps not to be reached.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ impl Client {
         let timeout = connect.timeout.0;
         let clock = Clock::start();
         let deadline = clock.now() + timeout;
-        let node = start(&connect.cluster, &connect.connect)?;
+        let node = start(&connect.cluster, &connect.connect, &connect.access)?;
         let first = first_peer(&node, connect);
         match tokio::time::timeout(timeout, first).await {
             Ok(Ok(peer)) => Ok(Self { node, peer, timeout, clock, deadline }),
@@ -106,8 +107,12 @@ impl Client {
 }
 
 /// Starts a node that listens nowhere and dials `addresses`.
-pub(super) fn start(cluster: &str, addresses: &[Address]) -> Result<Node, Failure> {
-    start_over(Kind::default(), cluster, addresses)
+pub(super) fn start(
+    cluster: &str,
+    addresses: &[Address],
+    access: &Access,
+) -> Result<Node, Failure> {
+    start_over(Kind::default(), cluster, addresses, access)
 }
 
 /// As [`start`], over a transport.
@@ -115,12 +120,24 @@ pub(super) fn start_over(
     transport: Kind,
     cluster: &str,
     addresses: &[Address],
+    access: &Access,
 ) -> Result<Node, Failure> {
     let random = uuid::Uuid::new_v4().simple().to_string();
     let builder = Node::builder(format!("cli-{}", &random[..16])).cluster(cluster);
-    let builder = builder.transport_kind(transport);
+    let builder = builder.transport_kind(transport).insecure(access.insecure);
+    let builder = match &access.key_file {
+        Some(file) => builder.keys(read_key_pair(file)?),
+        None => builder,
+    };
     let builder = addresses.iter().fold(builder, |builder, address| builder.connect(address));
-    builder.start().map_err(|error| Failure::from_error(Exit::Usage, &error))
+    builder.start().map_err(|error| {
+        let failure = Failure::from_error(Exit::Usage, &error);
+        let StartError::NotDialed(NotDialed { reason, .. }) = error else { return failure };
+        failure.next(match reason == NotDialedReason::NoKeys {
+            true => "give yours: --key-file FILE (`zmesh key new` makes one)",
+            false => "its key is what `zmesh key show` prints there; or --insecure",
+        })
+    })
 }
 
 /// The first node that answers at one of the addresses. Fails before the time is up when all of
@@ -131,11 +148,20 @@ async fn first_peer(node: &Node, connect: &Connect) -> Result<NodeId, Failure> {
     while let Some(event) = next(&mut events).await {
         if let Event::PeerJoined { peer, direction: Direction::Upstream } = event {
             return Ok(peer.node);
-        } else if let Event::Client { address, event: ClientEvent::Refused { reason } } = event {
-            refusals.insert(address, reason.to_string());
+        }
+        let Event::Client { address, event } = event else { continue };
+        let reason = if let ClientEvent::Refused { reason } = event {
+            Some(reason.to_string())
+        } else if let ClientEvent::Closed { reason } = event {
+            Some(reason)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            refusals.insert(address, reason);
             let addresses: BTreeSet<_> = connect.connect.iter().collect();
             if refusals.len() == addresses.len() {
-                return Err(refused(&refusals));
+                return Err(refused(&refusals, connect));
             }
         }
     }
@@ -152,10 +178,16 @@ async fn next(events: &mut Events) -> Option<Event> {
     }
 }
 
-fn refused(refusals: &BTreeMap<Address, String>) -> Failure {
+fn refused(refusals: &BTreeMap<Address, String>, connect: &Connect) -> Failure {
     let each = refusals.iter().map(|(address, reason)| format!("{address} refused: {reason}"));
     let message = each.collect::<Vec<_>>().join("; ");
-    Failure::new(Exit::Refused, message).next("name the mesh with --cluster")
+    let next = match connect.access.key_file.is_some() {
+        true => {
+            "after # stands what `zmesh key show` prints there, and `zmesh key allow` lets yours in"
+        }
+        false => "name the mesh with --cluster",
+    };
+    Failure::new(Exit::Refused, message).next(next)
 }
 
 fn nobody(connect: &Connect) -> Failure {

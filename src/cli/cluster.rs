@@ -15,7 +15,7 @@ use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, LocalError, LocalNode, Plan};
 use super::output::Record;
 use super::status::{Replica, print_groups};
-use super::{Context, client, period_above_zero};
+use super::{Access, Context, client, period_above_zero};
 
 /// Where the first node of a new cluster listens if nobody else does: where client commands look.
 const FIRST_PORT: u16 = 7_700;
@@ -185,7 +185,7 @@ async fn look(cluster: &LocalCluster) -> Result<BTreeMap<NodeId, Status>, Failur
 
 fn observer(cluster: &LocalCluster) -> Result<Node, Failure> {
     let addresses: Vec<_> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
-    client::start(cluster.name(), &addresses)
+    client::start(cluster.name(), &addresses, &Access::default())
 }
 
 async fn ask(cluster: &LocalCluster, node: &Node) -> BTreeMap<NodeId, Status> {

@@ -15,7 +15,7 @@ use zmesh::{Address, Clock, ErrorCode, Node, NodeId};
 
 use super::failure::{Exit, Failure};
 use super::local::{LocalCluster, Plan};
-use super::{Context, client, interrupted};
+use super::{Access, Context, client, interrupted};
 use load::Load;
 use report::{Reporter, Summary, millis};
 
@@ -124,7 +124,7 @@ async fn demonstrate(
     report.event("start", &format!("{count} nodes start"), json!({ "nodes": count }))?;
     cluster.start(STEP_MAX).await?;
     let addresses: Vec<Address> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
-    let node = client::start(cluster.name(), &addresses)?;
+    let node = client::start(cluster.name(), &addresses, &Access::default())?;
     let mut demo = Demo { node, cluster, report, failovers: Vec::new(), catch_ups: Vec::new() };
     demo.leader(0).await?;
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use zmesh::config::{ConfigError, Preset, Settings, Sync, Written};
+use zmesh::config::{ConfigError, PeerAddress, Preset, Settings, Sync, Written};
 use zmesh::transport::Kind;
 use zmesh::{Address, InvalidNodeId, NodeId};
 
@@ -404,7 +404,9 @@ fn configuration(node: &LocalNode, all: &[LocalNode], plan: &Plan) -> Result<Str
     settings.node.id = Some(node.id.clone());
     settings.node.cluster = Some(plan.cluster.clone());
     settings.node.bind = Some(node.address.clone());
-    settings.node.peers = Some(others.map(|other| other.address.clone()).collect());
+    settings.node.peers = Some(
+        others.map(|other| PeerAddress { node: None, address: other.address.clone() }).collect(),
+    );
     settings.node.transport = plan.transport;
     settings.heartbeat.preset = Some(plan.preset);
     settings.replica.sync = plan.sync;

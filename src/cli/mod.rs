@@ -5,6 +5,7 @@
 //! process itself.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ mod config;
 mod demo;
 mod dump;
 mod failure;
+mod key;
+mod keyring;
 mod kv;
 mod local;
 mod lock;
@@ -118,6 +121,27 @@ struct Connect {
         value_parser = period_above_zero
     )]
     timeout: Period,
+    #[command(flatten)]
+    access: Access,
+}
+
+/// How a client command gets into a mesh beyond this machine.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Access {
+    /// File with the secret key of this client, for nodes with keys (HOST:PORT#KEY).
+    #[arg(long, env = "ZMESH_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Speak to other machines without encryption.
+    #[arg(
+        long,
+        env = "ZMESH_INSECURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    insecure: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -142,6 +166,9 @@ enum Command {
     /// Append, read and follow records of the replicated log, and look after their consumers.
     #[command(subcommand)]
     Log(log::Command),
+    /// Make keys, and say whose may come in.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Send a request and print the reply.
     Request(request::Args),
     /// Send a one-way message.
@@ -258,6 +285,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         | Command::Completions(_)
         | Command::Config(_)
         | Command::Demo(_)
+        | Command::Key(_)
         | Command::Dump(_)
         | Command::Kv(_)
         | Command::Lock(_)
@@ -279,6 +307,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<(), Failure> {
         Command::Completions(args) => completions::run(args, context),
         Command::Config(command) => config::run(command, context),
         Command::Demo(args) => wait(demo::run(args, context)),
+        Command::Key(command) => key::run(command, context),
         Command::Kv(command) => wait(kv::run(command, context)),
         Command::Lock(args) => wait(lock::run(args, context)),
         Command::Log(command) => wait(log::run(command, context)),

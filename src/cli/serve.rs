@@ -35,6 +35,7 @@ use zmesh::{Address, Call, ErrorCode, Node, NodeId, Outcome, StartError, consens
 
 use super::config::ConfigArgs;
 use super::failure::{Exit, Failure};
+use super::keyring::Keyring;
 use super::output::Output;
 use super::{Context, logging, print, version};
 
@@ -42,6 +43,8 @@ use super::{Context, logging, print, version};
 const ECHO: &str = "zmesh.echo";
 /// Time in which a replica that is asked to stop has synced and closed its log.
 const CLOSING_MAX: Duration = Duration::from_secs(5);
+/// Time between two warnings that the node is open.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 /// Echoes at work at once.
 const ECHOES_MAX: usize = 1_024;
 
@@ -84,7 +87,13 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let mut stop = Stop::new(args.exit_with_parent.then(io::stdin))?;
     check_descriptors();
-    let node = start(&config)?;
+    let keyring = config.node.keys.as_ref();
+    let keyring = keyring.map(|keys| Keyring::open(keys, &config.node.peers)).transpose()?;
+    let node = start(&config, keyring.as_ref())?;
+    match keyring {
+        Some(keyring) => drop(tokio::spawn(keyring.follow(node.clone()))),
+        None => remind(&config),
+    }
     let host = config.replica.as_ref().map(|replica| host(&node, replica)).transpose()?;
     // Replicas open their directories when their tasks are first run: one that is refused is never
     // ready.
@@ -109,9 +118,23 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     ended
 }
 
+/// Says every minute that the node is open to whoever reaches it, if it is.
+fn remind(config: &Config) {
+    let NodeConfig { bind, insecure, .. } = &config.node;
+    if *insecure && !bind.is_local() {
+        let bind = bind.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(REMINDER_INTERVAL).await;
+                tracing::warn!(%bind, "open to whoever reaches it (node.insecure)");
+            }
+        });
+    }
+}
+
 /// Starts the node as configured.
-fn start(config: &Config) -> Result<Node, Failure> {
-    let NodeConfig { id: _, cluster, bind, insecure: _, transport, advertise, peers, labels } =
+fn start(config: &Config, keyring: Option<&Keyring>) -> Result<Node, Failure> {
+    let NodeConfig { cluster, bind, insecure, transport, advertise, peers, labels, .. } =
         &config.node;
     let limits = &config.limits;
     let queue_bytes = usize::try_from(limits.queue_bytes_max).unwrap_or(usize::MAX);
@@ -131,11 +154,15 @@ fn start(config: &Config) -> Result<Node, Failure> {
         .queue(count(limits.queue_messages_max), queue_bytes)
         .in_flight_max(count(limits.in_flight_max))
         .peers_max(count(limits.peers_max));
+    builder = match keyring {
+        Some(keyring) => builder.keys(keyring.pair()?).allow(keyring.allowed()),
+        None => builder.insecure(*insecure),
+    };
     if let Some(advertise) = advertise {
         builder = builder.advertise(advertise);
     }
     for peer in peers {
-        builder = builder.connect(peer);
+        builder = builder.connect(&peer.address);
     }
     for (name, value) in labels {
         builder = builder.label(name, value);

@@ -20,6 +20,7 @@ use crate::transport::Kind;
 use crate::{Address, NodeId};
 
 mod file;
+mod peer;
 mod period;
 mod print;
 mod resolve;
@@ -29,6 +30,7 @@ mod size;
 mod tests;
 
 pub use file::FILE_BYTES_MAX;
+pub use peer::PeerAddress;
 pub use period::{InvalidPeriod, Period};
 pub use settings::{
     HeartbeatSettings, InvalidLabel, InvalidSync, Label, LimitsSettings, LogFormat, LogSettings,
@@ -64,16 +66,29 @@ pub struct NodeConfig {
     pub cluster: String,
     /// Where to listen.
     pub bind: Address,
-    /// Whether `bind` may be an address that other machines can reach.
+    /// Where its keys are; `None` for a node without.
+    pub keys: Option<KeysConfig>,
+    /// Whether a node without keys may reach other machines and be reached by them.
     pub insecure: bool,
     /// What moves messages; one that can serve `bind` and all `peers`.
     pub transport: Kind,
     /// Where peers reach this node, dialable; `None` stands for the bound address.
     pub advertise: Option<Address>,
     /// Nodes to join: dialable, each once, none of them this node.
-    pub peers: Vec<Address>,
+    pub peers: Vec<PeerAddress>,
     /// Facts to announce.
     pub labels: BTreeMap<String, String>,
+}
+
+/// Where the keys of a node are, and those of others.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeysConfig {
+    /// The file of its own; made at the first start if nobody named it.
+    pub file: PathBuf,
+    /// Whether somebody named the file.
+    pub is_named: bool,
+    /// The file that says whose keys may come in. It may be missing.
+    pub allow_list: PathBuf,
 }
 
 /// How the loss of a peer is noticed. No value is zero or longer than a day.

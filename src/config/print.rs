@@ -53,6 +53,8 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("id", node.id.as_ref().map(|id| json!(id))),
                 ("cluster", Some(json!(node.cluster))),
                 ("bind", Some(json!(node.bind))),
+                ("key_file", node.keys.as_ref().map(|keys| json!(keys.file))),
+                ("allow_list", node.keys.as_ref().map(|keys| json!(keys.allow_list))),
                 ("insecure", Some(json!(node.insecure))),
                 ("transport", Some(json!(node.transport))),
                 ("advertise", node.advertise.as_ref().map(|address| json!(address))),

@@ -3,12 +3,13 @@
 //! Pure: neither the disk nor the network is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, HeartbeatConfig, HeartbeatSettings, Label, LimitsConfig, LimitsSettings,
-    LogConfig, LogFormat, LogSettings, NodeConfig, NodeSettings, Origin, Origins, Period, Preset,
-    ReplicaConfig, ReplicaSettings, Settings, Size, Sync,
+    Config, ConfigError, HeartbeatConfig, HeartbeatSettings, KeysConfig, Label, LimitsConfig,
+    LimitsSettings, LogConfig, LogFormat, LogSettings, NodeConfig, NodeSettings, Origin, Origins,
+    PeerAddress, Period, Preset, ReplicaConfig, ReplicaSettings, Settings, Size, Sync,
 };
 use crate::log::GROUPS_MAX;
 use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX};
@@ -26,6 +27,9 @@ const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (1 << 20)..=(2 << 30);
 
 const CLUSTER: &str = "zmesh";
 const BIND: &str = "tcp://127.0.0.1:7700";
+/// The key file in the data directory, and the allow-list beside a key file.
+const KEY_FILE: &str = "node.key";
+const ALLOW_LIST: &str = "node.allow";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const LIMITS: LimitsConfig = LimitsConfig {
@@ -54,7 +58,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 pub(super) fn resolve(settings: Settings, origins: Origins) -> Result<Config> {
     let mut resolver = Resolver { origins, warnings: Vec::new() };
-    let node = resolver.node(settings.node)?;
+    let node = resolver.node(settings.node, settings.replica.data_dir.as_deref())?;
     let heartbeat = resolver.heartbeat(settings.heartbeat)?;
     let limits = resolver.limits(settings.limits)?;
     let replica = resolver.replica(settings.replica, &node)?;
@@ -76,7 +80,7 @@ struct Resolver {
 }
 
 impl Resolver {
-    fn node(&mut self, given: NodeSettings) -> Result<NodeConfig> {
+    fn node(&mut self, given: NodeSettings, data_dir: Option<&Path>) -> Result<NodeConfig> {
         let cluster = given.cluster.unwrap_or_else(|| CLUSTER.to_owned());
         if cluster.is_empty() || cluster.len() > CLUSTER_NAME_BYTES_MAX {
             let reason = format!("must have 1 to {CLUSTER_NAME_BYTES_MAX} bytes");
@@ -85,19 +89,32 @@ impl Resolver {
         let bind = given.bind.unwrap_or_else(|| BIND.parse().expect("the default is an address"));
         self.advertise(&bind, given.advertise.as_ref())?;
         let insecure = given.insecure.unwrap_or(false);
-        self.exposure(&bind, insecure)?;
         let peers = given.peers.unwrap_or_default();
         self.peers(&peers, &bind, given.advertise.as_ref())?;
+        let keys =
+            self.keys(given.key_file, given.allow_list, data_dir, &bind, insecure, &peers)?;
+        self.exposure(&bind, insecure, keys.is_some(), &peers)?;
         let transport = given.transport.unwrap_or_default();
-        self.transport(transport, &bind, &peers)?;
+        self.transport(transport, &bind, keys.is_some(), &peers)?;
         let labels = self.labels(given.labels.unwrap_or_default())?;
         let (id, advertise) = (given.id, given.advertise);
-        Ok(NodeConfig { id, cluster, bind, insecure, transport, advertise, peers, labels })
+        Ok(NodeConfig { id, cluster, bind, keys, insecure, transport, advertise, peers, labels })
     }
 
-    /// Refuses addresses that the transport does not have.
-    fn transport(&self, kind: Kind, bind: &Address, peers: &[Address]) -> Result<()> {
+    /// Refuses what the transport does not have.
+    fn transport(
+        &self,
+        kind: Kind,
+        bind: &Address,
+        keys: bool,
+        peers: &[PeerAddress],
+    ) -> Result<()> {
+        if keys && kind == Kind::Native {
+            let reason = "native has no encryption, and this node has keys: leave it at libzmq";
+            return Err(self.origins.refuse("node.transport", reason.to_owned()));
+        }
         let is_inproc = |address: &&Address| matches!(address, Address::Inproc { .. });
+        let peers = peers.iter().map(|peer| &peer.address);
         match std::iter::once(bind).chain(peers).find(is_inproc) {
             Some(address) if kind == Kind::Native => {
                 let reason = format!("native has tcp and ipc only, and {address} is inproc");
@@ -107,26 +124,73 @@ impl Resolver {
         }
     }
 
-    /// Nothing on the wire is encrypted, so that reaching the port is all it takes to get in.
-    fn exposure(&mut self, bind: &Address, insecure: bool) -> Result<()> {
-        match (bind.is_local(), insecure) {
-            (true, _) => Ok(()),
-            (false, true) => {
-                self.warnings.push(format!(
-                    "{bind} is open to other machines: links are neither encrypted nor \
-                     authenticated (node.insecure)"
-                ));
-                Ok(())
-            }
-            (false, false) => {
-                let reason = format!(
-                    "other machines can reach {bind}, and links are neither encrypted nor \
-                     authenticated: bind a loopback address, or allow it with node.insecure \
-                     (--insecure)"
-                );
-                Err(self.origins.refuse("node.bind", reason))
-            }
+    /// Where the keys are, if there have to be any: where other machines are, or where they were
+    /// asked for.
+    fn keys(
+        &self,
+        file: Option<PathBuf>,
+        allow_list: Option<PathBuf>,
+        data_dir: Option<&Path>,
+        bind: &Address,
+        insecure: bool,
+        peers: &[PeerAddress],
+    ) -> Result<Option<KeysConfig>> {
+        let asked = file.is_some() || peers.iter().any(|peer| peer.address.key().is_some());
+        if asked && insecure {
+            let reason =
+                "contradicts node.key_file and peers with keys: with keys all is encrypted";
+            return Err(self.origins.refuse("node.insecure", reason.to_owned()));
         }
+        if !asked && (insecure || bind.is_local()) {
+            if allow_list.is_some() {
+                let reason = "this node needs no keys and looks at none: give it node.key_file too";
+                return Err(self.origins.refuse("node.allow_list", reason.to_owned()));
+            }
+            return Ok(None);
+        }
+        if !matches!(bind, Address::Tcp { .. }) {
+            let reason = format!("{bind} has no encryption, and this node has keys: use tcp");
+            return Err(self.origins.refuse("node.bind", reason));
+        }
+        let is_named = file.is_some();
+        let Some(file) = file.or_else(|| Some(data_dir?.join(KEY_FILE))) else {
+            let reason = format!(
+                "other machines can reach {bind}, so this node needs keys: make them (zmesh key \
+                 new FILE) and give node.key_file (--key-file), or do without encryption with \
+                 node.insecure (--insecure)"
+            );
+            return Err(self.origins.refuse("node.bind", reason));
+        };
+        let allow_list = allow_list.unwrap_or_else(|| file.with_file_name(ALLOW_LIST));
+        Ok(Some(KeysConfig { file, is_named, allow_list }))
+    }
+
+    /// Refuses what would go to other machines in clear text, unless that was asked for.
+    fn exposure(
+        &mut self,
+        bind: &Address,
+        insecure: bool,
+        keys: bool,
+        peers: &[PeerAddress],
+    ) -> Result<()> {
+        if insecure && !bind.is_local() {
+            self.warnings.push(format!(
+                "{bind} is open to other machines: links are neither encrypted nor authenticated \
+                 (node.insecure)"
+            ));
+        }
+        let clear = |peer: &&PeerAddress| {
+            peer.address.key().is_none() && (keys || !insecure && !peer.address.is_local())
+        };
+        let Some(peer) = peers.iter().find(clear) else { return Ok(()) };
+        let reason = match keys {
+            true => format!("{peer} has no key, and this node has keys: NAME@ADDRESS#KEY"),
+            false => format!(
+                "{peer} is on another machine and has no key: NAME@ADDRESS#KEY, or do without \
+                 encryption with node.insecure (--insecure)"
+            ),
+        };
+        Err(self.origins.refuse("node.peers", reason))
     }
 
     fn advertise(&self, bind: &Address, advertise: Option<&Address>) -> Result<()> {
@@ -146,12 +210,20 @@ impl Resolver {
         }
     }
 
-    fn peers(&self, peers: &[Address], bind: &Address, advertise: Option<&Address>) -> Result<()> {
+    fn peers(
+        &self,
+        peers: &[PeerAddress],
+        bind: &Address,
+        advertise: Option<&Address>,
+    ) -> Result<()> {
         let mut seen = BTreeSet::new();
-        for peer in peers {
-            let reason = if !peer.is_dialable() {
+        for PeerAddress { node, address: peer } in peers {
+            let place = peer.clone().with_key(None);
+            let reason = if peer.key().is_some() && node.is_none() {
+                format!("{peer} has a key, but whose? NAME@ADDRESS#KEY")
+            } else if !peer.is_dialable() {
                 format!("{peer} names no host and port that could be dialed")
-            } else if peer == bind || Some(peer) == advertise {
+            } else if place == *bind || Some(&place) == advertise {
                 format!("{peer} is this node itself")
             } else if !seen.insert(peer) {
                 format!("{peer} is there twice")

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-use super::{Period, Size, period, size};
+use super::{PeerAddress, Period, Size, period, size};
 use crate::transport::Kind;
 use crate::{Address, NodeId};
 
@@ -70,7 +70,9 @@ macro_rules! groups {
 }
 
 groups! {
-    node: NodeSettings { id, cluster, bind, insecure, transport, advertise, peers, labels }
+    node: NodeSettings {
+        id, cluster, bind, key_file, allow_list, insecure, transport, advertise, peers, labels,
+    }
     heartbeat: HeartbeatSettings {
         preset, ping_interval, health_check_interval, ghost_timeout, handshake_timeout,
         request_timeout,
@@ -105,10 +107,22 @@ pub struct NodeSettings {
     /// every interface and then needs --advertise.
     #[arg(long, env = "ZMESH_BIND", value_name = "ADDRESS")]
     pub bind: Option<Address>,
-    /// Listen where other machines can reach it, without encryption [default: false].
+    /// File with the secret key of this node, which encrypts its links [default: DATA/node.key].
     ///
-    /// Links are neither encrypted nor authenticated: whoever reaches the port can join, read and
-    /// write. Loopback addresses, ipc and inproc need no permission.
+    /// `zmesh key new` makes one. Needed where other machines can reach the node: with a data
+    /// directory one is made at the first start. Without need, loopback is not encrypted.
+    #[arg(long, env = "ZMESH_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// File that says whose keys may come in [default: node.allow beside the key file].
+    ///
+    /// `zmesh key allow` and `zmesh key revoke` change it; a running node follows within a second.
+    /// Peers that are given as NAME@ADDRESS#KEY are allowed without it.
+    #[arg(long, env = "ZMESH_ALLOW_LIST", value_name = "FILE")]
+    pub allow_list: Option<PathBuf>,
+    /// Reach other machines, and be reached by them, without encryption [default: false].
+    ///
+    /// Links are then neither encrypted nor authenticated: whoever reaches the port can join, read
+    /// and write. Loopback addresses, ipc and inproc need no permission.
     #[arg(
         long,
         env = "ZMESH_INSECURE",
@@ -127,7 +141,7 @@ pub struct NodeSettings {
     /// Address at which peers reach this node [default: the bound address].
     #[arg(long, env = "ZMESH_ADVERTISE", value_name = "ADDRESS")]
     pub advertise: Option<Address>,
-    /// Address of a node to join; may be repeated [default: none].
+    /// Address of a node to join, [NAME@]ADDRESS[#KEY]; may be repeated [default: none].
     ///
     /// One live node is enough, the others are learned from it. More make a start possible while
     /// some of them are away.
@@ -138,7 +152,7 @@ pub struct NodeSettings {
         value_name = "ADDRESS",
         value_delimiter = ','
     )]
-    pub peers: Option<Vec<Address>>,
+    pub peers: Option<Vec<PeerAddress>>,
     /// A fact to announce, such as role=math; may be repeated [default: none].
     #[arg(
         id = "labels",

@@ -59,6 +59,19 @@ pub struct Allowed {
     pub until: Option<SystemTime>,
 }
 
+impl Allowed {
+    /// The line of a list that says this of `key`.
+    pub(super) fn line(&self, key: &PublicKey) -> String {
+        let Self { node, role, until } = self;
+        match until {
+            Some(until) => {
+                format!("{node} {role} {key} {}", humantime::format_rfc3339_seconds(*until))
+            }
+            None => format!("{node} {role} {key}"),
+        }
+    }
+}
+
 /// The keys that may come in. A node may have several, such as an old and a new one.
 ///
 /// As text, each line is `NAME ROLE KEY [UNTIL]`, such as `b peer 8f…  2027-01-31T00:00:00Z`;
@@ -112,14 +125,7 @@ impl AllowList {
 
 impl fmt::Display for AllowList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (key, Allowed { node, role, until }) in &self.keys {
-            write!(f, "{node} {role} {key}")?;
-            if let Some(until) = until {
-                write!(f, " {}", humantime::format_rfc3339_seconds(*until))?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
+        self.keys.iter().try_for_each(|(key, allowed)| writeln!(f, "{}", allowed.line(key)))
     }
 }
 
@@ -150,7 +156,7 @@ fn entry(words: &[&str]) -> Result<(PublicKey, Allowed), String> {
         [node, role, key, until] => (node, role, key, Some(until)),
         _ => return Err("a line is NAME ROLE KEY [UNTIL]".to_owned()),
     };
-    let node = NodeId::new(*node).map_err(|error| format!("name {node:?}: {error}"))?;
+    let node = NodeId::new(node).map_err(|error| format!("name {node:?}: {error}"))?;
     let role = Role::ALL.into_iter().find(|known| known.name() == *role);
     let role = role.ok_or("the role must be peer, admin, client or revoked")?;
     let key = key.parse().map_err(|error| format!("key {key:?}: {error}"))?;

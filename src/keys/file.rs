@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{ALLOW_LIST_BYTES_MAX, AllowList, InvalidAllowList, InvalidKey, KeyPair, PublicKey};
+use super::{
+    ALLOW_LIST_BYTES_MAX, AllowList, Allowed, InvalidAllowList, InvalidKey, KeyPair, PublicKey,
+};
 
 /// More than any key file has.
 const KEY_FILE_BYTES_MAX: u64 = 4 << 10;
@@ -83,17 +85,49 @@ pub fn read_allow_list(path: &Path) -> Result<AllowList, KeyFileError> {
     text.parse().map_err(|source| KeyFileError::AllowList { path: path.to_owned(), source })
 }
 
-/// Writes an allow-list, in place of the one that is there.
+/// Says these things of these keys in an allow-list, in place of what was said of them before. The
+/// rest of the file stays as it is, comments included; a missing file is begun.
 ///
 /// # Errors
 ///
-/// [`KeyFileError`]: it cannot be written; what was there is as it was.
-pub fn write_allow_list(path: &Path, list: &AllowList) -> Result<(), KeyFileError> {
-    let text = format!(
-        "# NAME ROLE KEY [UNTIL], the role being peer, admin, client or revoked. A running node\n\
-         # takes up changes within a second.\n{list}"
-    );
+/// [`KeyFileError`]: the list cannot be read or written; it is as it was.
+pub fn put_in_allow_list(path: &Path, said: &[(PublicKey, Allowed)]) -> Result<(), KeyFileError> {
+    let io = |source| KeyFileError::io(path, source);
+    let directory = directory(path);
+    fs::create_dir_all(directory).map_err(io)?;
+    // Whoever else changes the list waits, or one change would be lost.
+    let directory = File::open(directory).map_err(io)?;
+    directory.lock().map_err(io)?;
+    let mut text = match File::open(path) {
+        Ok(mut file) => read_text(&mut file, path, ALLOW_LIST_BYTES_MAX as u64)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => ALLOW_LIST_HEAD.to_owned(),
+        Err(error) => return Err(io(error)),
+    };
+    let invalid = |source| KeyFileError::AllowList { path: path.to_owned(), source };
+    text.parse::<AllowList>().map_err(invalid)?;
+    for (key, allowed) in said {
+        text = with_line(&text, key, &allowed.line(key));
+    }
     replace(path, text.as_bytes(), true)
+}
+
+const ALLOW_LIST_HEAD: &str = "\
+# NAME ROLE KEY [UNTIL], the role being peer, admin, client or revoked. A node that runs follows
+# within a second.
+";
+
+/// The text with this line about the key, where one was about it before or else at the end.
+fn with_line(text: &str, key: &PublicKey, new: &str) -> String {
+    let is_about = |line: &str| {
+        let said = line.split('#').next().unwrap_or_default();
+        said.split_whitespace().nth(2).and_then(|word| word.parse().ok()) == Some(*key)
+    };
+    let mut lines: Vec<&str> = text.lines().collect();
+    match lines.iter_mut().find(|line| is_about(line)) {
+        Some(line) => *line = new,
+        None => lines.push(new),
+    }
+    lines.join("\n") + "\n"
 }
 
 fn read_text(file: &mut File, path: &Path, bytes_max: u64) -> Result<String, KeyFileError> {
@@ -107,10 +141,7 @@ fn read_text(file: &mut File, path: &Path, bytes_max: u64) -> Result<String, Key
 
 fn replace(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), KeyFileError> {
     let write = || {
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            Some(_) | None => Path::new("."),
-        };
+        let directory = directory(path);
         fs::create_dir_all(directory)?;
         // Only its owner may read it, from its first byte on.
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -123,6 +154,13 @@ fn replace(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), KeyFileErro
         File::open(directory)?.sync_all()
     };
     write().map_err(|source| KeyFileError::io(path, source))
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
 }
 
 /// What is wrong with a file of keys.

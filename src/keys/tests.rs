@@ -94,9 +94,47 @@ fn allow_list_reads_what_it_writes() {
         pair(1).public(),
         pair(2).public()
     );
-    let written = list(&text);
-    write_allow_list(&path, &written).unwrap();
-    assert_eq!(read_allow_list(&path).unwrap(), written);
+    fs::write(&path, &text).unwrap();
+    let read = read_allow_list(&path).unwrap();
+    assert_eq!(read, list(&text));
+    assert_eq!(list(&read.to_string()), read);
+}
+
+/// Whoever wrote a comment wants to find it again.
+#[test]
+fn changes_of_an_allow_list_leave_the_rest_of_it_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.allow");
+    let [one, other] = [1, 2].map(|seed| pair(seed).public());
+    let allowed = |name: &str, role| Allowed { node: node(name), role, until: None };
+    put_in_allow_list(&path, &[(one, allowed("b", Role::Peer))]).unwrap();
+    let begun = fs::read_to_string(&path).unwrap();
+    assert!(begun.starts_with("# NAME ROLE KEY") && begun.ends_with(&format!("b peer {one}\n")));
+    fs::write(&path, format!("# ours\n\nb peer {one} # the old one")).unwrap();
+    put_in_allow_list(&path, &[(other, allowed("b", Role::Peer))]).unwrap();
+    put_in_allow_list(&path, &[(one, allowed("b", Role::Revoked))]).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, format!("# ours\n\nb revoked {one}\nb peer {other}\n"));
+    fs::write(&path, "nonsense").unwrap();
+    assert!(put_in_allow_list(&path, &[(one, allowed("b", Role::Peer))]).is_err());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+}
+
+/// Two people at once, or a script that goes through a list.
+#[test]
+fn changes_at_once_are_all_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.allow");
+    std::thread::scope(|scope| {
+        for seed in 1..=16 {
+            let path = &path;
+            scope.spawn(move || {
+                let allowed = Allowed { node: node("b"), role: Role::Peer, until: None };
+                put_in_allow_list(path, &[(pair(seed).public(), allowed)]).unwrap();
+            });
+        }
+    });
+    assert_eq!(read_allow_list(&path).unwrap().iter().count(), 16);
 }
 
 #[test]

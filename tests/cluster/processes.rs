@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use zmesh::keys::{Allowed, KeyPair, PublicKey, Role, put_in_allow_list, write_key_pair};
 use zmesh::presence::Heartbeat;
 use zmesh::route::Filter;
 use zmesh::{Address, Node};
@@ -33,6 +34,8 @@ pub(crate) struct Processes {
     nodes: Vec<Process>,
     /// Flags that all get beside the usual ones.
     flags: Vec<String>,
+    /// What clients show to nodes with keys; none if there are no keys.
+    client_key: Option<KeyPair>,
 }
 
 struct Process {
@@ -49,6 +52,53 @@ impl Processes {
 
     /// Starts `count` members with further flags.
     pub(crate) async fn start_with(count: usize, flags: &[&str]) -> Self {
+        let mut processes = Self::describe(count, flags);
+        for number in 0..count {
+            processes.spawn(number).await;
+        }
+        processes
+    }
+
+    /// Starts `count` members with keys, whose links are encrypted. They know each other's keys
+    /// from their addresses, and that of [`client`](Self::client) from their allow-lists.
+    pub(crate) async fn start_with_keys(count: usize) -> Self {
+        let mut processes = Self::describe(count, &[]);
+        let client = KeyPair::generate().unwrap();
+        for number in 0..count {
+            let pair = KeyPair::generate().unwrap();
+            write_key_pair(&processes.key_file(number), &pair).unwrap();
+            let node = &mut processes.nodes[number];
+            node.address = node.address.clone().with_key(Some(pair.public()));
+            processes.allow(number, "client", Role::Client, client.public());
+        }
+        processes.client_key = Some(client);
+        for number in 0..count {
+            processes.spawn(number).await;
+        }
+        processes
+    }
+
+    /// Says what a key may do, in the allow-list of one member.
+    pub(crate) fn allow(&self, number: usize, name: &str, role: Role, key: PublicKey) {
+        let allowed = Allowed { node: name.parse().unwrap(), role, until: None };
+        put_in_allow_list(&self.data_dir(number).join("node.allow"), &[(key, allowed)]).unwrap();
+    }
+
+    /// The file with the keys of a member.
+    pub(crate) fn key_file(&self, number: usize) -> PathBuf {
+        self.data_dir(number).join("node.key")
+    }
+
+    /// Gives a member other keys, from its next start on.
+    pub(crate) fn replace_keys(&mut self, number: usize, pair: &KeyPair) {
+        std::fs::remove_file(self.key_file(number)).unwrap();
+        write_key_pair(&self.key_file(number), pair).unwrap();
+        let node = &mut self.nodes[number];
+        node.address = node.address.clone().with_key(Some(pair.public()));
+    }
+
+    /// Names and addresses of members that do not run yet.
+    fn describe(count: usize, flags: &[&str]) -> Self {
         let mut rng = fastrand::Rng::with_seed(uuid::Uuid::new_v4().as_u64_pair().0);
         // Held until all are chosen, so that no port is chosen twice.
         let mut held = Vec::new();
@@ -66,11 +116,7 @@ impl Processes {
         let nodes = held.iter().enumerate().map(node).collect();
         drop(held);
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut processes = Self { dir: tempfile::tempdir().unwrap(), nodes, flags };
-        for number in 0..count {
-            processes.spawn(number).await;
-        }
-        processes
+        Self { dir: tempfile::tempdir().unwrap(), nodes, flags, client_key: None }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -111,7 +157,8 @@ impl Processes {
         (code, std::fs::read_to_string(self.log(number)).unwrap())
     }
 
-    fn log(&self, number: usize) -> PathBuf {
+    /// Where a member writes its log.
+    pub(crate) fn log(&self, number: usize) -> PathBuf {
         self.dir.path().join(format!("{}.log", self.id(number)))
     }
 
@@ -124,9 +171,12 @@ impl Processes {
             }
         }
         command.args(["serve", "--exit-with-parent", "--id", self.id(number)]);
-        command.args(["--bind", &self.address(number).to_string()]);
+        command.args(["--bind", &self.address(number).clone().with_key(None).to_string()]);
         for other in (0..self.count()).filter(|other| *other != number) {
-            command.args(["--peer", &self.address(other).to_string()]);
+            command.args(["--peer", &format!("{}@{}", self.id(other), self.address(other))]);
+        }
+        if self.address(number).key().is_some() {
+            command.arg("--key-file").arg(self.key_file(number));
         }
         command.arg("--data-dir").arg(self.data_dir(number));
         command.args(["--members", &members.join(",")]);
@@ -146,7 +196,6 @@ impl Processes {
     }
 
     /// Asks a process to stop in order, and waits until it has.
-    #[allow(dead_code, reason = "a benchmark stops nothing")]
     pub(crate) async fn stop(&mut self, number: usize) {
         self.signal(number, Signal::TERM);
         let mut child = self.nodes[number].child.take().expect("the process runs");
@@ -169,6 +218,10 @@ impl Processes {
     /// A node in this process that knows one address and finds the rest by itself.
     pub(crate) async fn client(&self, name: &str, seed: usize) -> Node {
         let builder = Node::builder(name).heartbeat(HEARTBEAT).connect(self.address(seed));
+        let builder = match &self.client_key {
+            Some(pair) => builder.keys(pair.clone()),
+            None => builder,
+        };
         let client = builder.start().unwrap();
         client.wait_for_peers(&Filter::any(), self.count(), DEADLINE).await.unwrap();
         client

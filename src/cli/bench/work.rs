@@ -13,7 +13,7 @@ use zmesh::kv::{KeyRange, Kv, Operation, StepResult};
 use zmesh::log::{Log, Record, Start, Tail, Topic};
 use zmesh::replica::Acks;
 use zmesh::transport::Kind;
-use zmesh::{Address, Call, Clock, Node, NodeId, Time};
+use zmesh::{Call, Clock, Node, NodeId, Time};
 
 use super::super::client;
 use super::super::failure::{Exit, Failure};
@@ -97,15 +97,14 @@ impl Work {
     pub(super) async fn start(
         plan: Plan,
         name: String,
-        cluster: &str,
-        addresses: &[Address],
+        client: impl Fn(Kind) -> Result<Node, Failure>,
         peer: &NodeId,
         stop: &Stop,
     ) -> Result<Self, Failure> {
         let clock = Clock::start();
         let mut nodes = Vec::new();
         for _ in 0..plan.clients {
-            let node = client::start_over(plan.transport, cluster, addresses)?;
+            let node = client(plan.transport)?;
             if !client::joins(&node, peer, OPERATION_MAX).await {
                 let message = format!("{peer} did not answer within {OPERATION_MAX:?}");
                 return Err(Failure::new(Exit::Unreachable, message));
@@ -133,14 +132,14 @@ impl Work {
             received: AtomicU64::new(0),
         });
         let mut work = Self { shared, nodes, tasks: JoinSet::new(), followers: JoinSet::new() };
-        work.begin(cluster, peer).await?;
+        work.begin(peer).await?;
         Ok(work)
     }
 
-    async fn begin(&mut self, cluster: &str, peer: &NodeId) -> Result<(), Failure> {
+    async fn begin(&mut self, peer: &NodeId) -> Result<(), Failure> {
         let mut sink = None;
         if self.shared.plan.scenario == Scenario::Tick {
-            sink = Some(self.sink(cluster).await?);
+            sink = Some(self.sink(&self.nodes[0].status().cluster).await?);
         } else if self.shared.plan.scenario == Scenario::Tail {
             let log = Log::new(&self.nodes[0]).timeout(OPERATION_MAX);
             let tail = log.topic(self.shared.name.clone()).tail(Start::First);
