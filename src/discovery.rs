@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::id::NodeId;
-use crate::keys::Trust;
 use crate::presence::PeerInfo;
 use crate::protocol::system::{KNOWN_PEERS_MAX, KnownPeer, KnownPeers, RefuseReason};
 use crate::timer::{Time, earliest};
 use crate::transport::Address;
+use crate::trust::Trust;
 
 /// The most addresses kept; only seeds are added beyond.
 pub const TARGETS_MAX: usize = 1_024;

@@ -100,6 +100,7 @@ pub mod status;
 pub mod testing;
 mod timer;
 pub mod transport;
+pub mod trust;
 pub mod wal;
 
 pub use error::{Effect, ErrorCode};

@@ -132,7 +132,7 @@ struct Running {
 pub enum TestError {
     /// A node may not be dialed.
     #[error(transparent)]
-    Dial(#[from] crate::keys::NotDialed),
+    Dial(#[from] crate::trust::NotDialed),
     /// A name is no node id.
     #[error(transparent)]
     Name(#[from] InvalidNodeId),

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use zmesh::client::ClientEvent;
-use zmesh::keys::{NotDialed, NotDialedReason, read_key_pair};
+use zmesh::keys::read_key_pair;
 use zmesh::route::Filter;
 use zmesh::status::{AskError, Status};
 use zmesh::transport::Kind;
+use zmesh::trust::{NotDialed, NotDialedReason};
 use zmesh::{
     Address, Clock, Direction, Effect, ErrorCode, Event, Events, Node, NodeId, RequestError,
     StartError, Time, status,

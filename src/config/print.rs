@@ -44,6 +44,7 @@ pub(super) fn json(config: &Config) -> Value {
 fn groups(config: &Config) -> [Group; 5] {
     let Config { node, heartbeat, limits, replica, log, .. } = config;
     let replica = replica.as_ref();
+    let named = node.keys.as_ref().filter(|keys| keys.is_named);
     let period = |period: Duration| Some(json!(Period(period).to_string()));
     let size = |bytes: u64| Some(json!(Size(bytes).to_string()));
     [
@@ -53,7 +54,8 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("id", node.id.as_ref().map(|id| json!(id))),
                 ("cluster", Some(json!(node.cluster))),
                 ("bind", Some(json!(node.bind))),
-                ("key_file", node.keys.as_ref().map(|keys| json!(keys.file))),
+                // One that nobody named is made; one that is named has to be there.
+                ("key_file", named.map(|keys| json!(keys.file))),
                 ("allow_list", node.keys.as_ref().map(|keys| json!(keys.allow_list))),
                 ("insecure", Some(json!(node.insecure))),
                 ("transport", Some(json!(node.transport))),

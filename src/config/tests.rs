@@ -202,7 +202,8 @@ fn values_at_the_limits_are_accepted() {
         "[node]\nbind = \"tcp://127.0.0.1:0\"",
         "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nheartbeat_interval = \"100ms\"",
         "[node]\nid = \"a\"\n[replica]\ndata_dir = \"d\"\nhash_interval = \"0s\"\nscrub_rate = 0",
-        "[node]\nid = \"a\"\npeers = [\"tcp://a:1\"]\n[replica]\ndata_dir = \"d\"\njoin = true",
+        "[node]\nid = \"a\"\npeers = [\"tcp://[::1]:1\"]\n[replica]\ndata_dir = \"d\"\njoin = true",
+        "[node]\npeers = [\"b@tcp://a:1\"]\ninsecure = true",
     ] {
         assert!(resolve(text).is_ok(), "{text}: {}", error(text));
     }
@@ -258,12 +259,95 @@ fn printed_configuration_reads_back() {
     config.origins = Origins::default();
     again.origins = Origins::default();
     assert_eq!(config, again);
-    let text = "[node]\nid = \"a\"\npeers = [\"tcp://a:1\"]\n[replica]\ndata_dir = \"d\"\n\
+    let text = "[node]\nid = \"a\"\npeers = [\"tcp://[::1]:1\"]\n[replica]\ndata_dir = \"d\"\n\
         join = true\nsnapshot_part = \"4KiB\"\nhash_interval = \"0s\"";
     let mut config = resolve(text).unwrap();
     let mut again = resolve(&config.to_toml()).unwrap();
     (config.origins, again.origins) = (Origins::default(), Origins::default());
     assert_eq!(config, again);
+}
+
+/// Keys are there where other machines are, or where they are asked for.
+#[test]
+fn keys_are_where_they_are_needed() {
+    let key = format!("#{}", "0f".repeat(32));
+    let open = "bind = \"tcp://*:7700\"\nadvertise = \"tcp://a:7700\"\n";
+    let keys = |text: &str| {
+        let keys = resolve(text).unwrap_or_else(|error| panic!("{text}: {error}")).node.keys;
+        keys.map(|it| (it.file.display().to_string(), it.allow_list.display().to_string()))
+    };
+    let at = |file: &str, list: &str| Some((file.to_owned(), list.to_owned()));
+    for (text, expected) in [
+        (String::new(), None),
+        (format!("{open}insecure = true"), None),
+        ("key_file = \"k/my.key\"".to_owned(), at("k/my.key", "k/node.allow")),
+        (format!("{open}key_file = \"my.key\""), at("my.key", "node.allow")),
+        ("key_file = \"my.key\"\nallow_list = \"/l\"".to_owned(), at("my.key", "/l")),
+        (
+            format!("id = \"a\"\n{open}[replica]\ndata_dir = \"d\""),
+            at("d/node.key", "d/node.allow"),
+        ),
+        (
+            format!(
+                "id = \"a\"\npeers = [\"b@tcp://b:1{key}\"]\n[replica]\ndata_dir = \"d\"\n\
+                 members = [\"a\", \"b\", \"c\"]"
+            ),
+            at("d/node.key", "d/node.allow"),
+        ),
+    ] {
+        assert_eq!(keys(&format!("[node]\n{text}")), expected, "{text}");
+    }
+    let config = resolve(&format!("[node]\nkey_file = \"k\"\npeers = [\"b@tcp://b:1{key}\"]"));
+    let mut config = config.unwrap();
+    let mut again = resolve(&config.to_toml()).unwrap();
+    (config.origins, again.origins) = (Origins::default(), Origins::default());
+    assert_eq!(config, again);
+}
+
+/// What cannot be encrypted, or would not be, is refused with the way out.
+#[test]
+fn clear_text_to_other_machines_is_refused() {
+    let key = format!("#{}", "0f".repeat(32));
+    for (text, expected) in [
+        (
+            "bind = \"tcp://192.0.2.1:1\"".to_owned(),
+            "node.bind (zmesh.toml:2): other machines can reach tcp://192.0.2.1:1, so this node \
+             needs keys"
+                .to_owned(),
+        ),
+        (
+            "peers = [\"tcp://a:1\"]".to_owned(),
+            "node.peers (zmesh.toml:2): tcp://a:1 is on another machine and has no key".to_owned(),
+        ),
+        (
+            "key_file = \"k\"\npeers = [\"tcp://127.0.0.1:1\"]".to_owned(),
+            "node.peers (zmesh.toml:3): tcp://127.0.0.1:1 has no key, and this node has keys"
+                .to_owned(),
+        ),
+        (
+            format!("key_file = \"k\"\npeers = [\"tcp://a:1{key}\"]"),
+            format!("node.peers (zmesh.toml:3): tcp://a:1{key} has a key, but whose?"),
+        ),
+        (
+            "key_file = \"k\"\ninsecure = true".to_owned(),
+            "node.insecure (zmesh.toml:3): contradicts node.key_file".to_owned(),
+        ),
+        (
+            "key_file = \"k\"\nbind = \"ipc:///tmp/x\"".to_owned(),
+            "node.bind (zmesh.toml:3): ipc:///tmp/x has no encryption".to_owned(),
+        ),
+        (
+            "key_file = \"k\"\ntransport = \"native\"".to_owned(),
+            "node.transport (zmesh.toml:3): native has no encryption".to_owned(),
+        ),
+        (
+            "allow_list = \"l\"".to_owned(),
+            "node.allow_list (zmesh.toml:2): this node needs no keys".to_owned(),
+        ),
+    ] {
+        let error = error(&format!("[node]\n{text}"));
+        assert!(error.starts_with(&expected), "{error}");
+    }
 }
 
 /// A wrong path must not be read into memory, and other encodings are told apart from bad TOML.

@@ -14,11 +14,9 @@ use std::str::FromStr;
 
 mod allow;
 mod file;
-mod trust;
 
 pub use allow::{ALLOW_LIST_BYTES_MAX, AllowList, Allowed, InvalidAllowList, Role};
 pub use file::{KeyFileError, put_in_allow_list, read_allow_list, read_key_pair, write_key_pair};
-pub use trust::{NotDialed, NotDialedReason, Trust};
 
 /// Bytes of a key, public or secret.
 pub const KEY_BYTES: usize = 32;

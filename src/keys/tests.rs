@@ -1,3 +1,5 @@
+//! Keys, their files and lists of them, good and bad.
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};

@@ -11,13 +11,14 @@ use super::error::StartError;
 use super::link::QueueLimits;
 use super::{Handle, Node};
 use crate::id::{Incarnation, NodeId};
-use crate::keys::{AllowList, KeyPair, Trust};
+use crate::keys::{AllowList, KeyPair};
 use crate::presence::{Heartbeat, Identity};
 use crate::protocol::system::{CLUSTER_NAME_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX, Labels};
 use crate::timer::Clock;
 use crate::transport::native::NativeTransport;
 use crate::transport::zmq::ZmqTransport;
 use crate::transport::{self, Address, InvalidAddress, Transport};
+use crate::trust::Trust;
 
 /// The largest limit of payloads: one message must fit into memory, and its length into 4 bytes.
 const PAYLOAD_BYTES_MAX_MAX: usize = 1024 * 1024 * 1024;

@@ -25,7 +25,7 @@ use crate::client::{self, Client};
 use crate::discovery::{self, Discovery};
 use crate::error::ErrorCode;
 use crate::id::{NodeId, RequestId};
-use crate::keys::{AllowList, NotDialed, PublicKey, Role, Trust};
+use crate::keys::{AllowList, PublicKey, Role};
 use crate::presence::{Heartbeat, Identity};
 use crate::protocol::envelope::{Format, Kind, Subject};
 use crate::protocol::requests::Requests;
@@ -33,6 +33,7 @@ use crate::protocol::system::Labels;
 use crate::server::{self, Server};
 use crate::timer::{Time, earliest};
 use crate::transport::{self, Address, LinkId, Route, RoutingId, SendError};
+use crate::trust::{NotDialed, Trust};
 
 /// Everything about a node that is decided before it starts.
 #[derive(Clone, Debug)]

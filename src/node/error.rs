@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::error::{Effect, ErrorCode};
 use crate::id::NodeId;
-use crate::keys::NotDialed;
 use crate::protocol::payload::PayloadError;
 use crate::protocol::system::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::transport::{Address, BindError, InvalidAddress};
+use crate::trust::NotDialed;
 
 /// Why a request has no reply.
 ///

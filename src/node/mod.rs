@@ -43,11 +43,12 @@ use self::core::{Message, Reply};
 use self::driver::Shared;
 use self::route::{Choice, Filter};
 use crate::id::{Incarnation, NodeId};
-use crate::keys::{AllowList, NotDialed};
+use crate::keys::AllowList;
 use crate::presence::{PeerInfo, labels_within_limits};
 use crate::protocol::system::Labels;
 use crate::timer::Clock;
 use crate::transport::Address;
+use crate::trust::NotDialed;
 
 /// A handle to a running node. Clones are cheap and mean the same node.
 ///

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 mod bench;
 mod directories;
+mod keys;
 mod log;
 mod members;
 mod nodes;
@@ -133,7 +134,7 @@ fn every_setting_of_serve_documents_its_default() {
     let (_, settings) = help.split_once("Node:").unwrap();
     let (settings, _) = settings.split_once("Global options:").unwrap();
     let options: Vec<_> = settings.split("\n      --").skip(1).collect();
-    assert_eq!(options.len(), 36, "options of serve");
+    assert_eq!(options.len(), 38, "options of serve");
     for option in options {
         // Lines are wrapped to the terminal, so a phrase may be split anywhere.
         let words: Vec<_> = option.split_whitespace().collect();
@@ -266,9 +267,9 @@ fn peer_lists_that_cannot_be_meant_are_refused() {
         ),
         (
             &["--bind", "tcp://0.0.0.0:7700", "--advertise", "tcp://a:7700"],
-            "error: node.bind (--bind): other machines can reach tcp://0.0.0.0:7700, and links are \
-             neither encrypted nor authenticated: bind a loopback address, or allow it with \
-             node.insecure (--insecure)\n",
+            "error: node.bind (--bind): other machines can reach tcp://0.0.0.0:7700, so this node \
+             needs keys: make them (zmesh key new FILE) and give node.key_file (--key-file), or do \
+             without encryption with node.insecure (--insecure)\n",
         ),
         (
             &["--id", "a", "--data-dir", "d", "--members", "a,b,a"],
@@ -391,6 +392,8 @@ fn sources_override_each_other_and_show_their_origin() {
 id = \"flag\" # --id
 cluster = \"env\" # ZMESH_CLUSTER
 bind = \"tcp://127.0.0.1:7700\" # default
+# key_file is not set
+# allow_list is not set
 insecure = false # default
 transport = \"libzmq\" # default
 # advertise is not set

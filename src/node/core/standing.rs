@@ -6,11 +6,12 @@ use super::{Core, Output};
 use crate::client;
 use crate::discovery;
 use crate::id::NodeId;
-use crate::keys::{AllowList, PublicKey, Role, Trust};
+use crate::keys::{AllowList, PublicKey, Role};
 use crate::protocol::system::{Labels, Refusal, RefuseReason, System};
 use crate::server;
 use crate::timer::Time;
 use crate::transport::{Route, RoutingId};
+use crate::trust::Trust;
 
 /// A message on a route by a key that is not, or no longer, the one that belongs there.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::{AllowList, PublicKey, Role};
 use crate::id::NodeId;
+use crate::keys::{AllowList, PublicKey, Role};
 use crate::transport::Address;
 
 /// What a node's trust in others rests on.
