@@ -91,6 +91,7 @@ mod id;
 pub mod keys;
 pub mod kv;
 pub mod log;
+mod mutant;
 pub mod node;
 pub mod presence;
 pub mod protocol;

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use zmesh::keys::{AllowList, KeyPair};
 use zmesh::presence::{Heartbeat, LeaveReason};
 use zmesh::protocol::system::{Labels, RefuseReason};
 use zmesh::route::{Choice, Filter};
+use zmesh::transport::Kind;
 use zmesh::{
     BoxedOutcome, Builder, Call, Direction, Effect, ErrorCode, Event, Events, HandlerError,
     InvalidMessage, Middleware, Next, Node, Outcome, Peer, RegisterError, RequestError, StartError,
@@ -220,10 +222,21 @@ async fn impossible_options_are_refused_at_the_start() {
     let wrong = |builder: Builder| builder.start().unwrap_err();
     assert!(matches!(wrong(Node::builder("a b")), StartError::Options(_)));
     assert!(matches!(wrong(Node::builder("a").bind("7001")), StartError::Address(_)));
-    assert!(matches!(
-        wrong(Node::builder("a").bind("tcp://0.0.0.0:0")),
-        StartError::Advertise { .. }
-    ));
+    let open = || Node::builder("a").bind("tcp://0.0.0.0:0");
+    assert!(matches!(wrong(open()), StartError::Insecure { .. }));
+    assert!(matches!(wrong(open().insecure(true)), StartError::Advertise { .. }));
+    let far = || Node::builder("a").connect("tcp://192.0.2.1:1");
+    assert!(matches!(wrong(far()), StartError::NotDialed(_)));
+    far().insecure(true).start().unwrap();
+    let pair = || KeyPair::generate().unwrap();
+    for both in [
+        open().keys(pair()),
+        open().keys(pair()).allow(AllowList::default()).insecure(true),
+        Node::builder("a").allow(AllowList::default()),
+        Node::builder("a").keys(pair()).transport_kind(Kind::Native),
+    ] {
+        assert!(matches!(wrong(both), StartError::Options(_)));
+    }
     let huge = wrong(Node::builder("a").payload_bytes_max(usize::MAX));
     assert!(huge.to_string().contains("1073741824"), "{huge}");
     let first = start("a");

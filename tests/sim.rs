@@ -163,15 +163,19 @@ fn planted_mistakes_are_caught() {
         (Mutant::CompactTooMuch, 20),
         (Mutant::ForgetFloor, 20),
         (Mutant::ForgetMembership, 100),
+        (Mutant::ForgetSessions, 100),
+        (Mutant::CommitAlone, 300),
     ] {
-        let sessions = mutant == Mutant::NumberAnew;
+        let sessions = [Mutant::NumberAnew, Mutant::ForgetSessions].contains(&mutant);
         let plan = match mutant {
             Mutant::CompactTooMuch => Plan::voters(3),
             Mutant::ForgetFloor => Plan::journal(Plan::voters(3)),
             Mutant::ForgetMembership => Plan::changing(),
+            Mutant::ForgetSessions => Plan::voters(3),
             Mutant::TrustWhatIsLeft => Plan { snapshot_entries: u64::MAX, ..Plan::unsynced(3) },
             // A snapshot would make good what these forget.
             Mutant::AcknowledgeBeforeSync
+            | Mutant::CommitAlone
             | Mutant::Diverge
             | Mutant::ForgetVote
             | Mutant::NumberAnew

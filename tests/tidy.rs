@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Layers from the bottom up. A module may import from its own line and from lines above it.
 const LAYERS: &[&[&str]] = &[
-    &["error", "id", "timer"],
+    &["error", "id", "mutant", "timer"],
     &["keys"],
     &["transport"],
     &["protocol"],

@@ -222,6 +222,15 @@ impl Written {
         file::read(path)
     }
 
+    /// Takes the text of a configuration file, which is called `path` in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        file::parse(path, text)
+    }
+
     /// Takes what `self` says, and what it leaves open from `other`.
     pub fn or(self, other: Self) -> Self {
         let mut origins = other.origins;

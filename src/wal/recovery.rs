@@ -22,6 +22,7 @@ use super::segment::{self, Name, START, Segment};
 use super::table::{Position, Table};
 use super::window::Window;
 use super::{Identity, Options, Point, Recovered, Wal};
+use crate::mutant::{self, Mutant};
 
 /// Bytes that are written again at once.
 const REWRITE_BYTES: usize = 1 << 20;
@@ -332,7 +333,8 @@ impl Replay {
             return Err(segment.corrupt(offset_of(self.offset), "it does not read twice the same"));
         };
         let synced = segment.name.sequence < facts.tail.sequence || self.offset < facts.tail.offset;
-        if synced || judge(&bytes, segment.seed, offset) == Cause::Corrupt {
+        let corrupt = synced || judge(&bytes, segment.seed, offset) == Cause::Corrupt;
+        if corrupt && !mutant::has(Mutant::CutAnyDamage) {
             return Err(segment.corrupt(offset, damage));
         }
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
@@ -387,6 +389,9 @@ impl Replay {
 
     /// Whether the log holds what the metadata promises.
     pub(super) fn check_end(&self, active: &Segment, facts: &Facts) -> Result<(), WalError> {
+        if mutant::has(Mutant::CutAnyDamage) {
+            return Ok(());
+        }
         let offset = offset_of(self.offset);
         if self.offset < facts.tail.offset {
             let reason = format!("the log was synced up to byte {}", facts.tail.offset);
@@ -499,5 +504,45 @@ fn reserve(disk: &dyn Disk, dir: &Path, bytes: u64) -> Result<(), WalError> {
             Ok(())
         }
         other => other.map_err(WalError::io("reserve", &path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::NodeId;
+    use crate::mutant::{Mutant, breaks};
+    use crate::wal::{Entry, EntryKind, HardState, Identity, MemoryDisk, Options, Wal};
+
+    /// One bit of what was synced is wrong: the log opens with everything, or not at all.
+    fn damage_is_never_cut(seed: u64) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
+        let options =
+            Options { segment_bytes: 1 << 13, reserve_bytes: 0, window_bytes_max: 1 << 10 };
+        let node = NodeId::new("a").unwrap();
+        let identity = Identity { cluster: uuid::Uuid::from_u128(1), node, raft_id: 1 };
+        let open = || Wal::open(Arc::new(disk.clone()), dir, options, identity.clone());
+        let entry =
+            |index| Entry { term: 1, index, kind: EntryKind::Normal, data: vec![b'x'; 50].into() };
+        let (mut wal, _) = open().unwrap();
+        wal.append(&(1..=9).map(entry).collect::<Vec<_>>()).unwrap();
+        wal.sync().unwrap();
+        wal.store_hard_state(HardState { term: 1, vote: 1, commit: 9 }).unwrap();
+        let file = wal.segments.back().unwrap().path.clone();
+        drop(wal);
+        disk.flip_bit(&file, rng.usize(..9 * 88 * 8));
+        if let Ok((_, recovered)) = open() {
+            assert_eq!(recovered.last_index, 9, "cut what was committed");
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_never_taken_for_a_torn_tail() {
+        (0..200).for_each(damage_is_never_cut);
+        let caught = (0..20).any(|seed| breaks(Mutant::CutAnyDamage, || damage_is_never_cut(seed)));
+        assert!(caught, "a log that cuts any damage is not caught");
     }
 }

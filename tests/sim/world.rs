@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use zmesh::consensus::membership::{Bootstrap, Member, Membership};
+use zmesh::consensus::wire;
 use zmesh::consensus::{Log, Role};
 use zmesh::kv::Query;
 use zmesh::replica::session::Submission;
@@ -25,6 +26,8 @@ use crate::lying_disk::LyingDisk;
 mod faults;
 #[path = "journals.rs"]
 mod journals;
+#[path = "mistakes.rs"]
+mod mistakes;
 #[path = "sessions.rs"]
 mod sessions;
 #[path = "unsynced.rs"]
@@ -87,6 +90,8 @@ impl Plan {
 pub(crate) enum Mutant {
     /// Says that entries are on disk before they are.
     AcknowledgeBeforeSync,
+    /// Commits what only the leader has.
+    CommitAlone,
     /// Forgets entries as soon as they are applied, before a snapshot has them.
     CompactTooMuch,
     /// Runs a machine on one node that is not deterministic.
@@ -95,6 +100,8 @@ pub(crate) enum Mutant {
     ForgetFloor,
     /// Writes the first members into every snapshot.
     ForgetMembership,
+    /// Writes snapshots that know no sessions.
+    ForgetSessions,
     /// Does not write the term and the vote.
     ForgetVote,
     /// Gives a retry a serial of its own, so that nobody recognizes it.
@@ -407,6 +414,12 @@ impl World {
     fn settle(&mut self, at: usize, running: &mut Running) -> Result<bool, String> {
         loop {
             for (to, frame) in running.core.take_frames() {
+                let envelope = self.envelope(at, to);
+                if self.plan.mutant == Some(Mutant::CommitAlone)
+                    && let Some(forged) = mistakes::acknowledge(envelope, &frame)
+                {
+                    self.forge(at, to, forged);
+                }
                 self.send(at, to, frame);
             }
             self.deliver(running)?;
@@ -440,6 +453,12 @@ impl World {
                 if self.plan.mutant != Some(Mutant::Diverge) {
                     self.history.snapshot(point, &membership, &image)?;
                 }
+                let image = match self.plan.mutant {
+                    Some(Mutant::ForgetSessions) => {
+                        mistakes::without_sessions(&image, || ledger(&self.plan))
+                    }
+                    _ => image,
+                };
                 let image = move |out: &mut dyn std::io::Write| out.write_all(&image);
                 Some(Job::Write { point, membership, image: Box::new(image) })
             }
@@ -558,6 +577,18 @@ impl World {
         Ok(())
     }
 
+    fn envelope(&self, from: usize, to: u64) -> wire::Envelope {
+        let cluster = self.bootstrap.cluster_id();
+        wire::Envelope { cluster, from: self.nodes[from].raft_id, to }
+    }
+
+    /// Lets a replica hear something that the replica `from` has never said.
+    fn forge(&mut self, at: usize, from: u64, frame: Bytes) {
+        if let Some(from) = self.nodes.iter().position(|node| node.raft_id == from) {
+            self.schedule(self.now, Event::Deliver { from, to: at, frame });
+        }
+    }
+
     fn send(&mut self, from: usize, raft_id: u64, frame: Bytes) {
         self.note(&[from as u64, raft_id, frame.len() as u64, hash(&frame)]);
         let Some(to) = self.nodes.iter().position(|node| node.raft_id == raft_id) else { return };
@@ -646,11 +677,7 @@ impl World {
             return self.start(at);
         }
         let node = &mut self.nodes[at];
-        let ledger = Ledger::new(
-            self.plan.sessions,
-            self.plan.retained,
-            self.plan.mutant == Some(Mutant::ForgetFloor),
-        );
+        let ledger = ledger(&self.plan);
         let astray = self.plan.mutant == Some(Mutant::Diverge) && at == 0;
         let mut machine = Sessions::new(if astray { ledger.astray() } else { ledger });
         store.restore(&mut machine).map_err(|error| error.to_string())?;
@@ -804,4 +831,9 @@ fn hash(bytes: &[u8]) -> u64 {
 
 fn check(condition: bool, failure: impl FnOnce() -> String) -> Checked {
     if condition { Ok(()) } else { Err(failure()) }
+}
+
+/// The machine that replicas run.
+fn ledger(plan: &Plan) -> Ledger {
+    Ledger::new(plan.sessions, plan.retained, plan.mutant == Some(Mutant::ForgetFloor))
 }

@@ -296,6 +296,26 @@ fn peer_that_is_linked_both_ways_stays_routable_when_one_link_goes() {
     assert!(matches!(world.nodes[0].resolved[..], [(7, Ok(_))]));
 }
 
+/// When the clock on the wall is set back by an hour, the dead are not alive for an hour more.
+#[test]
+fn steps_of_the_clock_on_the_wall_change_nothing() {
+    let buries = |time_of_the_wall| {
+        let mut world = World::default();
+        world.time_of_the_wall = time_of_the_wall;
+        world.wall_clock_step = Duration::from_secs(3_600);
+        world.add(listens_not);
+        world.add(|_| {});
+        world.connect(0, 1);
+        world.run_to(5.0);
+        world.cut(0, 1);
+        world.wall_clock_step = Duration::ZERO;
+        world.run_for(20.0);
+        world.story(1).iter().any(|line| line == "node: a left Downstream, ghost")
+    };
+    assert!(buries(false));
+    assert!(!buries(true), "a node that goes by the clock on the wall is not caught");
+}
+
 /// A node that is dialed by two of its addresses has one link in the end; it must be routable all
 /// the time, and the older link leaves before the newer one joins.
 #[test]

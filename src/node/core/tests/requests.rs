@@ -1,6 +1,8 @@
 //! What becomes of requests and ticks: delivered once, answered once, or failed at once.
 
+use super::strangers::frame;
 use super::*;
+use crate::mutant::{Mutant, breaks};
 
 /// The errors of resolved requests, by ticket.
 fn errors(world: &World, node: usize) -> Vec<(u32, Option<RequestError>)> {
@@ -273,4 +275,22 @@ fn counters_add_up() {
         assert_eq!((counters.lost_on_links, counters.late_replies, counters.expired), (0, 0, 0));
         assert!(counters.rejected.is_empty(), "{:?}", counters.rejected);
     }
+}
+
+/// The id of a request may mean another one to an earlier life of the same peer.
+#[test]
+fn replies_of_another_life_are_for_nobody() {
+    let promise = || {
+        let mut world = World::pair();
+        let request = world.request(0, 1, 5.0, 1).expect("sent");
+        let to = world.nodes[0].core.identity().incarnation;
+        let reply = frame(Kind::Reply, |outgoing| {
+            (outgoing.from, outgoing.to) = (Incarnation(12_345), to);
+            outgoing.request = request;
+        });
+        let route = world.route(0, 1);
+        world.inject(0, route, reply);
+        assert!(world.nodes[0].resolved.is_empty());
+    };
+    assert!(breaks(Mutant::ReplyOfAnyLife, promise));
 }
