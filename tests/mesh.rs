@@ -15,7 +15,6 @@ use zmesh::keys::{AllowList, KeyPair};
 use zmesh::presence::{Heartbeat, LeaveReason};
 use zmesh::protocol::system::{Labels, RefuseReason};
 use zmesh::route::{Choice, Filter};
-use zmesh::transport::Kind;
 use zmesh::{
     BoxedOutcome, Builder, Call, Direction, Effect, ErrorCode, Event, Events, HandlerError,
     InvalidMessage, Middleware, Next, Node, Outcome, Peer, RegisterError, RequestError, StartError,
@@ -233,7 +232,6 @@ async fn impossible_options_are_refused_at_the_start() {
         open().keys(pair()),
         open().keys(pair()).allow(AllowList::default()).insecure(true),
         Node::builder("a").allow(AllowList::default()),
-        Node::builder("a").keys(pair()).transport_kind(Kind::Native),
     ] {
         assert!(matches!(wrong(both), StartError::Options(_)));
     }

@@ -57,6 +57,7 @@ const SHELLS: &[&str] = &[
     "src/log/groups/member",
     "src/testing",
     "src/timer.rs",
+    "src/transport/complaint.rs",
     "src/transport/listening.rs",
     "src/transport/memory",
     "src/transport/native.rs",

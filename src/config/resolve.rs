@@ -95,24 +95,14 @@ impl Resolver {
             self.keys(given.key_file, given.allow_list, data_dir, &bind, insecure, &peers)?;
         self.exposure(&bind, insecure, keys.is_some(), &peers)?;
         let transport = given.transport.unwrap_or_default();
-        self.transport(transport, &bind, keys.is_some(), &peers)?;
+        self.transport(transport, &bind, &peers)?;
         let labels = self.labels(given.labels.unwrap_or_default())?;
         let (id, advertise) = (given.id, given.advertise);
         Ok(NodeConfig { id, cluster, bind, keys, insecure, transport, advertise, peers, labels })
     }
 
     /// Refuses what the transport does not have.
-    fn transport(
-        &self,
-        kind: Kind,
-        bind: &Address,
-        keys: bool,
-        peers: &[PeerAddress],
-    ) -> Result<()> {
-        if keys && kind == Kind::Native {
-            let reason = "native has no encryption, and this node has keys: leave it at libzmq";
-            return Err(self.origins.refuse("node.transport", reason.to_owned()));
-        }
+    fn transport(&self, kind: Kind, bind: &Address, peers: &[PeerAddress]) -> Result<()> {
         let is_inproc = |address: &&Address| matches!(address, Address::Inproc { .. });
         let peers = peers.iter().map(|peer| &peer.address);
         match std::iter::once(bind).chain(peers).find(is_inproc) {

@@ -337,10 +337,6 @@ fn clear_text_to_other_machines_is_refused() {
             "node.bind (zmesh.toml:3): ipc:///tmp/x has no encryption".to_owned(),
         ),
         (
-            "key_file = \"k\"\ntransport = \"native\"".to_owned(),
-            "node.transport (zmesh.toml:3): native has no encryption".to_owned(),
-        ),
-        (
             "allow_list = \"l\"".to_owned(),
             "node.allow_list (zmesh.toml:2): this node needs no keys".to_owned(),
         ),

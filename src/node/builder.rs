@@ -294,7 +294,13 @@ impl Builder {
                     None => transport,
                 })
             }
-            transport::Kind::Native => Box::new(NativeTransport::new(options)),
+            transport::Kind::Native => {
+                let transport = NativeTransport::new(options);
+                Box::new(match &self.keys {
+                    Some(keys) => transport.with_keys(keys.clone()),
+                    None => transport,
+                })
+            }
         }
     }
 
@@ -344,17 +350,19 @@ impl Builder {
             }
             (None, _) => Ok(()),
             (Some(_), _) if self.insecure => wrong("keys and insecure contradict each other"),
-            (Some(_), _) if ::zmq::has("curve") != Some(true) => wrong(
-                "this build of libzmq has no CURVE, so keys mean nothing to it: build zmesh from                  its own workspace, whose libzmq has it",
+            (Some(_), _) if !self.can_encrypt() => wrong(
+                "this build of libzmq has no CURVE, so keys mean nothing to it: use the native \
+                 transport",
             ),
-            (Some(_), _) if self.transport_kind == transport::Kind::Native => {
-                wrong("the native transport has no encryption: use libzmq with keys")
-            }
             (Some(_), Some(_)) if self.allowed.is_none() => {
                 wrong("a node that listens with keys needs an allow-list")
             }
             (Some(_), _) => Ok(()),
         }
+    }
+
+    fn can_encrypt(&self) -> bool {
+        self.transport_kind == transport::Kind::Native || ::zmq::has("curve") == Some(true)
     }
 
     fn listen(&mut self, transport: &mut dyn Transport) -> Result<Option<Address>, StartError> {

@@ -112,6 +112,24 @@ impl World for Curve {
     }
 }
 
+/// As [`Curve`], without libzmq.
+struct NativeCurve;
+
+impl World for NativeCurve {
+    type Transport = Driven<NativeTransport>;
+
+    fn transport(&self, options: Options) -> Driven<NativeTransport> {
+        let transport = NativeTransport::new(options).with_keys(keys::pair(1));
+        let mut transport = Driven::new(transport);
+        transport.allow(keys::allowed(&[1]));
+        transport
+    }
+
+    fn address(&self) -> Address {
+        parse("tcp://127.0.0.1:0")
+    }
+}
+
 /// The native transport over TCP, on the address that the text says.
 struct NativeTcp(&'static str);
 
@@ -295,6 +313,7 @@ macro_rules! all_worlds {
         conformance!(tcp_curve, Curve, [$($claim),*]);
         conformance!(native_tcp, NativeTcp("tcp://127.0.0.1:0"), [$($claim),*]);
         conformance!(native_tcp_ipv6, NativeTcp("tcp://[::1]:0"), [$($claim),*]);
+        conformance!(native_curve, NativeCurve, [$($claim),*]);
         conformance!(native_ipc, NativeIpc(tempfile::tempdir().unwrap()), [$($claim),*]);
     };
 }

@@ -37,6 +37,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 mod address;
+mod complaint;
 #[cfg(test)]
 mod conformance;
 mod listening;

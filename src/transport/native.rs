@@ -9,8 +9,8 @@
 //! read, `zeromq` 0.7 has no setting for a message's size, the sends of `rzmq` 0.5 are async calls
 //! to tasks of its own, and `celerity` 0.1 knows neither ROUTER nor DEALER.
 //!
-//! It has the NULL mechanism only: nothing is encrypted, and no peer proves who it is. It has TCP
-//! and Unix sockets; `inproc` addresses are refused.
+//! With keys it encrypts as libzmq does, so that either end may be libzmq's. It has TCP and Unix
+//! sockets; `inproc` addresses are refused.
 //!
 //! Bytes move only while the transport is polled, so a node that does not run has no heartbeat:
 //! unlike with libzmq, its peers lose the connection after three seconds.
@@ -31,20 +31,25 @@ use bytes::Bytes;
 use tokio::time::Sleep;
 
 mod connection;
+mod curve;
 mod link;
 mod socket;
 mod wire;
 
 use connection::{Connection, Loss, Owner};
+use curve::Curve;
 use link::Link;
 use socket::{Acceptor, NO_INPROC, Stream};
-use wire::{Item, Role};
+use wire::{Item, Role, WireError};
 
+use super::complaint::Complaint;
 use super::woken::Woken;
 use super::{
     Address, BindError, Counters, DialError, Event, LinkId, Options, Route, RoutingId, SendError,
     Transport,
 };
+
+use crate::keys::{AllowList, KeyPair, Role as KeyRole};
 
 /// Messages taken from one connection before the next one's turn.
 const BURST: u32 = 32;
@@ -56,6 +61,8 @@ const TICK: Duration = Duration::from_millis(500);
 const HALF_OPEN_MAX: usize = 256;
 /// Connections to the listener in all; more are closed at once.
 const ACCEPTED_MAX: usize = 16_384;
+/// Connections in a row that were closed before anything was said, after which a link has no hope.
+const TURNED_AWAY_MAX: u32 = 3;
 /// A connection that stood for so long was a good one: the next failure is the first again.
 const STABLE: Duration = Duration::from_secs(5);
 
@@ -65,6 +72,9 @@ const STABLE: Duration = Duration::from_secs(5);
 /// elsewhere.
 pub struct NativeTransport {
     options: Options,
+    keys: Option<KeyPair>,
+    allowed: Arc<AllowList>,
+    complaint: Complaint,
     listener: Option<Listener>,
     links: BTreeMap<LinkId, Link>,
     connections: BTreeMap<u64, Connection>,
@@ -86,6 +96,7 @@ pub struct NativeTransport {
 struct Listener {
     acceptor: Acceptor,
     address: Address,
+    keys: Option<KeyPair>,
     waker: Waker,
     routes: BTreeMap<RoutingId, u64>,
     half_open: BTreeSet<u64>,
@@ -117,6 +128,9 @@ impl NativeTransport {
         let woken = Woken::new();
         Self {
             options,
+            keys: None,
+            allowed: Arc::default(),
+            complaint: Complaint::default(),
             listener: None,
             links: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -131,6 +145,13 @@ impl NativeTransport {
             tick: None,
             counters: Counters::default(),
         }
+    }
+
+    /// Encrypts with these keys: what is bound from now on, and links to addresses with a key.
+    #[must_use]
+    pub fn with_keys(mut self, keys: KeyPair) -> Self {
+        self.keys = Some(keys);
+        self
     }
 
     fn schedule(&mut self, key: Key) {
@@ -162,10 +183,13 @@ impl NativeTransport {
             Poll::Pending => return Step::Idle,
             Poll::Ready(Ok(stream)) => {
                 self.counters.accepted += 1;
-                if listener.routes.len() + listener.half_open.len() < ACCEPTED_MAX {
-                    self.open(stream, Owner::Listener, Role::Listener);
-                } else {
-                    self.counters.handshakes_failed += 1;
+                let has_room = listener.routes.len() + listener.half_open.len() < ACCEPTED_MAX;
+                let keys = listener.keys.clone();
+                match keys.map(Curve::server).transpose() {
+                    Ok(curve) if has_room => {
+                        self.open(stream, Owner::Listener, Role::Listener, curve);
+                    }
+                    Ok(_) | Err(_) => self.counters.handshakes_failed += 1,
                 }
             }
             // A want of descriptors lasts: the next look is the tick's, not a loop.
@@ -178,11 +202,11 @@ impl NativeTransport {
         Step::Again
     }
 
-    fn open(&mut self, stream: Stream, owner: Owner, role: Role) {
+    fn open(&mut self, stream: Stream, owner: Owner, role: Role, curve: Option<Curve>) {
         let id = self.next_connection;
         self.next_connection += 1;
         let waker = self.woken.waker(Key::Connection(id)).into();
-        let connection = Connection::new(stream, owner, role, &self.options, waker, now());
+        let connection = Connection::new(stream, owner, role, curve, &self.options, waker, now());
         self.connections.insert(id, connection);
         self.mark_unflushed(id);
         self.schedule(Key::Connection(id));
@@ -207,10 +231,13 @@ impl NativeTransport {
     }
 
     fn dialed(&mut self, id: LinkId) -> Step {
-        let Some((stream, name)) = self.links.get_mut(&id).and_then(Link::poll) else {
-            return Step::Idle;
-        };
-        self.open(stream, Owner::Link(id), Role::Dialer(name));
+        let Some(link) = self.links.get_mut(&id) else { return Step::Idle };
+        let Some((stream, name)) = link.poll() else { return Step::Idle };
+        match link.curve() {
+            Ok(curve) => self.open(stream, Owner::Link(id), Role::Dialer(name), curve),
+            // Without randomness there is no safe connection.
+            Err(_) => link.lost(false),
+        }
         Step::Again
     }
 
@@ -233,7 +260,8 @@ impl NativeTransport {
             Ok(Some(Item::Message(message))) => {
                 let Some(route) = route(connection) else { return Step::Again };
                 self.counters.received += 1;
-                Step::Event(Event::Message { route, sender: None, message })
+                let sender = connection.key;
+                Step::Event(Event::Message { route, sender, message })
             }
             Ok(Some(Item::Malformed)) => {
                 self.counters.dropped_malformed += 1;
@@ -245,6 +273,24 @@ impl NativeTransport {
                 Step::Again
             }
             Ok(Some(Item::Other)) => Step::Again,
+            Ok(Some(Item::Say(step))) => {
+                connection.say(&step);
+                self.mark_unflushed(id);
+                Step::Again
+            }
+            Ok(Some(Item::Proved(key, name))) => {
+                let allowed = self.allowed.role(&key) > KeyRole::Revoked;
+                if !allowed {
+                    self.complaint.of_key(&connection.place(), key, &self.allowed);
+                }
+                match connection.judge(key, allowed) {
+                    Ok(()) => {
+                        self.mark_unflushed(id);
+                        self.establish(id, owner, Some(name))
+                    }
+                    Err(loss) => self.lose(id, &loss),
+                }
+            }
             Ok(Some(Item::Established(peer))) => self.establish(id, owner, peer),
         }
     }
@@ -282,6 +328,13 @@ impl NativeTransport {
             }
             (Owner::Listener, None) => {}
             (Owner::Link(link), _) => {
+                let turned_away =
+                    self.links.get_mut(&link).map_or(0, |it| it.turned_away(established));
+                let encrypted = connection.is_encrypted();
+                if !established && let Some(reason) = hopeless(loss, encrypted, turned_away) {
+                    self.links.remove(&link);
+                    return Step::Event(Event::Closed { link, reason: reason.to_owned() });
+                }
                 if let Some(known) = self.links.get_mut(&link) {
                     let stood = now().duration_since(connection.since);
                     known.lost(established && stood >= STABLE);
@@ -378,6 +431,21 @@ impl NativeTransport {
     }
 }
 
+/// Why a dialed link has no hope, if it has none: the same words as libzmq's.
+fn hopeless(loss: &Loss, encrypted: bool, turned_away: u32) -> Option<&'static str> {
+    let not_it = match encrypted {
+        true => "it has not proved to have the key in the address",
+        false => "it speaks another protocol, or asks for a key: HOST:PORT#KEY",
+    };
+    match loss {
+        Loss::Wire(WireError::Refused) if encrypted => Some("it does not allow our key"),
+        Loss::Wire(_) => Some(not_it),
+        // Whoever cannot read our first word hangs up. Once is no sign: it may just have died.
+        Loss::Closed | Loss::Io(_) => (turned_away >= TURNED_AWAY_MAX).then_some(not_it),
+        Loss::Key | Loss::Silence | Loss::Taken => None,
+    }
+}
+
 fn route(connection: &Connection) -> Option<Route> {
     match connection.owner {
         Owner::Link(link) => Some(Route::Upstream(link)),
@@ -390,11 +458,16 @@ impl Transport for NativeTransport {
         if let Some(listener) = &self.listener {
             return Err(BindError::AlreadyBound(listener.address.clone()));
         }
-        let (acceptor, bound) = Acceptor::bind(address)
-            .map_err(|reason| BindError::Refused { address: address.clone(), reason })?;
+        let refused = |reason| BindError::Refused { address: address.clone(), reason };
+        if self.keys.is_some() && !matches!(address, Address::Tcp { .. }) {
+            return Err(refused("only tcp has keys".to_owned()));
+        }
+        let (acceptor, bound) = Acceptor::bind(address).map_err(refused)?;
+        let bound = bound.with_key(self.keys.as_ref().map(KeyPair::public));
         self.listener = Some(Listener {
             acceptor,
             address: bound.clone(),
+            keys: self.keys.clone(),
             waker: self.woken.waker(Key::Accept).into(),
             routes: BTreeMap::new(),
             half_open: BTreeSet::new(),
@@ -426,8 +499,13 @@ impl Transport for NativeTransport {
         if self.links.contains_key(&link) {
             return refused("the link exists");
         }
+        let keys = match (address.key(), &self.keys) {
+            (None, _) => None,
+            (Some(theirs), Some(ours)) => Some((ours.clone(), theirs)),
+            (Some(_), None) => return refused("it asks for a key, and we have none"),
+        };
         let waker = self.woken.waker(Key::Dial(link)).into();
-        self.links.insert(link, Link::new(address, routing_id, waker));
+        self.links.insert(link, Link::new(address, keys, routing_id, waker));
         self.schedule(Key::Dial(link));
         Ok(())
     }
@@ -473,6 +551,10 @@ impl Transport for NativeTransport {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn allow(&mut self, allowed: Arc<AllowList>) {
+        self.allowed = allowed;
     }
 
     fn counters(&self) -> Counters {

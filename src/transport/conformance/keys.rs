@@ -44,6 +44,16 @@ impl Keyed for Zmq {
     }
 }
 
+struct Native;
+
+impl Keyed for Native {
+    type Transport = NativeTransport;
+
+    fn make(keys: KeyPair) -> NativeTransport {
+        NativeTransport::new(Options::default()).with_keys(keys)
+    }
+}
+
 fn listen(transport: &mut impl Transport) -> Address {
     transport.bind(&parse("tcp://127.0.0.1:0")).unwrap()
 }
@@ -257,5 +267,8 @@ macro_rules! all_pairs {
 }
 
 all_pairs! {
+    native_and_native: Native, Native;
+    native_and_zmq: Native, Zmq;
+    zmq_and_native: Zmq, Native;
     zmq_and_zmq: Zmq, Zmq;
 }

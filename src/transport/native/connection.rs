@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::curve::Curve;
 use super::socket::Stream;
-use super::wire::{self, Decoder, Item, Role, WireError};
+use super::wire::{self, Codec, Item, Role, WireError};
+use crate::keys::PublicKey;
 use crate::transport::{LinkId, Options, RoutingId, SendError};
 
 /// How long a handshake may take, so that silent connections do not pile up.
@@ -47,6 +49,8 @@ pub(super) enum Loss {
     Closed,
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error("its key is not allowed")]
+    Key,
     #[error("nothing was heard for too long")]
     Silence,
     #[error("its name is taken by another connection")]
@@ -62,13 +66,15 @@ pub(super) struct Connection {
     /// The peer's name, if it dialed us and said it.
     pub(super) peer: Option<RoutingId>,
     pub(super) established: bool,
+    /// The key that a peer which dialed us has proved to have.
+    pub(super) key: Option<PublicKey>,
     /// Whether the caller was told that the queue is full.
     pub(super) full: bool,
     /// Whether it is among those that have something to write.
     pub(super) unflushed: bool,
     pub(super) since: Instant,
     stream: Stream,
-    decoder: Decoder,
+    codec: Codec,
     waker: Waker,
     input: BytesMut,
     output: VecDeque<Bytes>,
@@ -91,21 +97,24 @@ impl Connection {
         stream: Stream,
         owner: Owner,
         role: Role,
+        curve: Option<Curve>,
         options: &Options,
         waker: Waker,
         now: Instant,
     ) -> Self {
         let mut tail = BytesMut::new();
-        wire::put_hello(role, &mut tail);
+        let mut codec = Codec::new(role, curve, options.message_bytes_max);
+        let broken = codec.put_hello(&mut tail).err().map(io::Error::other);
         Self {
             owner,
             peer: None,
             established: false,
+            key: None,
             full: false,
             unflushed: false,
             since: now,
             stream,
-            decoder: Decoder::new(role, options.message_bytes_max),
+            codec,
             waker,
             input: BytesMut::new(),
             output: VecDeque::new(),
@@ -113,7 +122,7 @@ impl Connection {
             tail,
             ends: VecDeque::new(),
             written: 0,
-            broken: None,
+            broken,
             heard: now,
             suspect: false,
             pinged: now,
@@ -135,17 +144,56 @@ impl Connection {
                 return Err(SendError::Full);
             }
         }
-        let before = self.tail.len();
-        wire::put_message_head(message.len(), &mut self.tail);
-        let head = self.tail.len() - before;
+        self.put(message);
+        self.ends.push_back(self.queued);
+        Ok(())
+    }
+
+    fn put(&mut self, message: &Bytes) {
+        if self.codec.is_encrypted() {
+            return self.control(|codec, output| codec.put_boxed(message, output));
+        }
+        self.control(|_, output| {
+            wire::put_message_head(message.len(), output);
+            Ok(())
+        });
         if message.len() <= COPIED_BYTES_MAX {
             self.tail.extend_from_slice(message);
         } else {
             self.seal();
             self.output.push_back(message.clone());
         }
-        self.queued += (head + message.len()) as u64;
-        self.ends.push_back(self.queued);
+        self.queued += message.len() as u64;
+    }
+
+    /// Whether it encrypts.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.codec.is_encrypted()
+    }
+
+    /// Where the peer is.
+    pub(super) fn place(&self) -> String {
+        self.stream.peer()
+    }
+
+    /// Writes a step of the handshake.
+    pub(super) fn say(&mut self, step: &[u8]) {
+        self.control(|_, output| {
+            output.extend_from_slice(step);
+            Ok(())
+        });
+    }
+
+    /// Lets in a peer with this key, or not.
+    pub(super) fn judge(&mut self, key: PublicKey, allowed: bool) -> Result<(), Loss> {
+        if !allowed {
+            self.say(&wire::refusal());
+            self.flush();
+            return Err(Loss::Key);
+        }
+        let ready = self.codec.admit()?;
+        self.say(&ready);
+        self.key = Some(key);
         Ok(())
     }
 
@@ -219,7 +267,7 @@ impl Connection {
     /// The next item of the peer; `None` when there is nothing, and the waker is registered.
     pub(super) fn receive(&mut self, now: Instant) -> Result<Option<Item>, Loss> {
         loop {
-            if let Some(item) = self.decoder.decode(&mut self.input)? {
+            if let Some(item) = self.codec.decode(&mut self.input)? {
                 return Ok(Some(item));
             }
             self.make_room();
@@ -237,7 +285,7 @@ impl Connection {
     /// Makes room for one read: as much as is missing, but no more than has come already.
     fn make_room(&mut self) {
         let least = if self.established { READ_BYTES } else { READ_BYTES_EARLY };
-        let missing = self.decoder.wanted().saturating_sub(self.input.len());
+        let missing = self.codec.wanted().saturating_sub(self.input.len());
         let wanted = missing.min(self.input.len()).max(least / 4);
         if self.input.capacity() - self.input.len() < wanted {
             self.input.reserve(wanted.max(least));
@@ -247,13 +295,15 @@ impl Connection {
     /// Answers a ping, unless the peer does not read: what waits for it says that we live.
     pub(super) fn pong(&mut self, context: &[u8]) {
         if self.output.is_empty() {
-            self.control(|output| wire::put_pong(context, output));
+            self.control(|codec, output| codec.put_pong(context, output));
         }
     }
 
-    fn control(&mut self, put: impl FnOnce(&mut BytesMut)) {
+    fn control(&mut self, put: impl FnOnce(&mut Codec, &mut BytesMut) -> Result<(), WireError>) {
         let before = self.tail.len();
-        put(&mut self.tail);
+        if let Err(error) = put(&mut self.codec, &mut self.tail) {
+            self.broken = Some(io::Error::other(error));
+        }
         self.queued += (self.tail.len() - before) as u64;
     }
 
@@ -272,7 +322,7 @@ impl Connection {
         // A peer that does not read gets no pile of pings.
         if self.output.is_empty() {
             let tenths = u16::try_from(SILENCE.as_millis() / 100).expect("a few seconds");
-            self.control(|output| wire::put_ping(tenths, output));
+            self.control(|codec, output| codec.put_ping(tenths, output));
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::curve::{Broken, Curve};
 use super::socket::Stream;
+use crate::keys::{KeyPair, PublicKey};
 use crate::transport::{Address, RoutingId};
 
 /// How long resolving and connecting may take.
@@ -25,9 +27,13 @@ pub(super) struct Link {
     /// Its connection, if it has one.
     pub(super) connection: Option<u64>,
     address: Address,
+    /// Our keys, and that of who is to be there.
+    keys: Option<(KeyPair, PublicKey)>,
     routing_id: RoutingId,
     attempts: u16,
     failures: u32,
+    /// Connections in a row that came to nothing.
+    turned_away: u32,
     jitter: fastrand::Rng,
     dialing: Option<Dialing>,
     waker: Waker,
@@ -35,7 +41,12 @@ pub(super) struct Link {
 
 impl Link {
     /// A link that is being dialed.
-    pub(super) fn new(address: &Address, routing_id: RoutingId, waker: Waker) -> Self {
+    pub(super) fn new(
+        address: &Address,
+        keys: Option<(KeyPair, PublicKey)>,
+        routing_id: RoutingId,
+        waker: Waker,
+    ) -> Self {
         let seed = routing_id
             .0
             .iter()
@@ -43,9 +54,11 @@ impl Link {
         let mut link = Self {
             connection: None,
             address: address.clone(),
+            keys,
             routing_id,
             attempts: 0,
             failures: 0,
+            turned_away: 0,
             jitter: fastrand::Rng::with_seed(seed),
             dialing: None,
             waker,
@@ -62,6 +75,12 @@ impl Link {
             }
             tokio::time::timeout(CONNECT, Stream::connect(&address)).await?
         }));
+    }
+
+    /// What encrypts the next connection; none if it is in clear text.
+    pub(super) fn curve(&self) -> Result<Option<Curve>, Broken> {
+        let keys = self.keys.as_ref();
+        keys.map(|(ours, theirs)| Curve::client(ours.clone(), *theirs)).transpose()
     }
 
     /// A connected socket and the name to announce on it; `None` while there is nothing to do
@@ -86,6 +105,13 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Counts the connections in a row that came to nothing, this one included unless it was
+    /// `established`.
+    pub(super) fn turned_away(&mut self, established: bool) -> u32 {
+        self.turned_away = if established { 0 } else { self.turned_away.saturating_add(1) };
+        self.turned_away
     }
 
     /// Dials again, at once or later; `was_good` forgets earlier failures.

@@ -43,6 +43,16 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
+    /// Where the other end is, for people.
+    pub(super) fn peer(&self) -> String {
+        match self {
+            Self::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string())
+            }
+            Self::Unix(_) => "unix".to_owned(),
+        }
+    }
+
     /// Reads what there is, once; 0 bytes mean the end. Who drives the transport yields by itself:
     /// the runtime's budget would only make a socket look empty that is not.
     pub(super) fn poll_read(

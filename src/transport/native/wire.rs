@@ -1,4 +1,5 @@
-//! The wire of ZMTP 3.1 with the NULL mechanism, as far as a ROUTER and a DEALER need it.
+//! The wire of ZMTP 3.1, as far as a ROUTER and a DEALER need it, in clear text (NULL) or encrypted
+//! (CURVE, see [`curve`](super::curve)).
 //!
 //! Everything that a peer sends is hostile until it is checked: lengths are compared with their
 //! limits before a byte is waited for, and nothing is kept of a message that has several frames.
@@ -9,6 +10,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::curve::{Broken, Curve, MESSAGE_OVERHEAD, REFUSAL};
+use crate::keys::PublicKey;
 use crate::transport::RoutingId;
 
 /// Bytes of a greeting.
@@ -23,6 +26,8 @@ const ZERO_COPY_BYTES: usize = 4096;
 const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
+/// Within a box, a command has another flag.
+const BOXED_COMMAND: u8 = 2;
 
 /// Which end of a connection we are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,6 +65,11 @@ pub(super) enum Item {
     Message(Bytes),
     /// A ping, to be answered with this context.
     Ping(Bytes),
+    /// A dialer of this name has proved to have this key, and waits to be [let
+    /// in](Codec::admit).
+    Proved(PublicKey, RoutingId),
+    /// A step of the handshake, to be written.
+    Say(Bytes),
     /// A command that asks for nothing.
     Other,
 }
@@ -71,8 +81,10 @@ pub(super) enum WireError {
     Signature,
     #[error("it speaks ZMTP {0}, and 3 is needed")]
     Version(u8),
-    #[error("its security mechanism is not NULL, the only one of the native transport")]
+    #[error("one of both ends asks for a key, and the other has none")]
     Mechanism,
+    #[error(transparent)]
+    Curve(#[from] Broken),
     #[error("a frame has the unknown flags {0:#04x}")]
     Flags(u8),
     #[error("a frame of {bytes} bytes is over the limit of {max}")]
@@ -96,10 +108,12 @@ enum State {
     Traffic,
 }
 
-/// Takes the bytes of one peer apart.
+/// Takes the bytes of one peer apart, and puts together what it is told.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(super) struct Codec {
     role: Role,
+    /// What encrypts; none in clear text.
+    curve: Option<Box<Curve>>,
     state: State,
     message_bytes_max: usize,
     /// Whether the frames so far belong to a message of several.
@@ -108,11 +122,16 @@ pub(super) struct Decoder {
     wanted: usize,
 }
 
-impl Decoder {
+impl Codec {
     /// For a connection of which nothing was received.
-    pub(super) fn new(role: Role, message_bytes_max: usize) -> Self {
-        let wanted = GREETING_BYTES;
-        Self { role, state: State::Greeting, message_bytes_max, skipping: false, wanted }
+    pub(super) fn new(role: Role, curve: Option<Curve>, message_bytes_max: usize) -> Self {
+        let (state, curve, wanted) = (State::Greeting, curve.map(Box::new), GREETING_BYTES);
+        Self { role, curve, state, message_bytes_max, skipping: false, wanted }
+    }
+
+    /// Whether it encrypts.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.curve.is_some()
     }
 
     /// Bytes that the buffer must have before there can be another item.
@@ -133,6 +152,14 @@ impl Decoder {
             self.state = State::Ready;
         }
         let Some((flags, body)) = self.frame(input)? else { return Ok(None) };
+        let (flags, body) = match (&mut self.curve, self.state) {
+            (Some(curve), State::Traffic) => match (flags & !LONG, curve.open(body)?) {
+                (0, (flags, body)) if flags & BOXED_COMMAND != 0 => (COMMAND, body),
+                (0, (flags, body)) => (flags & MORE, body),
+                (flags, _) => return Err(WireError::Flags(flags)),
+            },
+            (_, _) => (flags, body.freeze()),
+        };
         if flags & COMMAND != 0 {
             return self.command(&body).map(Some);
         }
@@ -158,7 +185,7 @@ impl Decoder {
         if input.len() < GREETING_BYTES {
             return Ok(false);
         }
-        if input[12..32] != mechanism() {
+        if input[12..32] != self.mechanism() {
             return Err(WireError::Mechanism);
         }
         input.advance(GREETING_BYTES);
@@ -166,7 +193,7 @@ impl Decoder {
     }
 
     /// Takes one whole frame.
-    fn frame(&mut self, input: &mut BytesMut) -> Result<Option<(u8, Bytes)>, WireError> {
+    fn frame(&mut self, input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, WireError> {
         self.wanted = 2;
         let Some(&flags) = input.first() else { return Ok(None) };
         if flags & !(MORE | LONG | COMMAND) != 0 || flags & (MORE | COMMAND) == MORE | COMMAND {
@@ -183,7 +210,9 @@ impl Decoder {
         }
         let mut length = &input[1..head];
         let bytes = if head == 9 { length.get_u64() } else { u64::from(length.get_u8()) };
-        let max = if is_command { COMMAND_BYTES_MAX } else { self.message_bytes_max };
+        let extra = if self.curve.is_some() { MESSAGE_OVERHEAD } else { 0 };
+        let message_max = self.message_bytes_max.saturating_add(extra);
+        let max = if is_command { COMMAND_BYTES_MAX } else { message_max };
         let Some(body) = usize::try_from(bytes).ok().filter(|body| *body <= max) else {
             return Err(WireError::TooLarge { bytes, max });
         };
@@ -194,19 +223,26 @@ impl Decoder {
         input.advance(head);
         self.wanted = 2;
         if body < ZERO_COPY_BYTES {
-            let copy = Bytes::copy_from_slice(&input[..body]);
+            let copy = BytesMut::from(&input[..body]);
             input.advance(body);
             return Ok(Some((flags, copy)));
         }
-        Ok(Some((flags, input.split_to(body).freeze())))
+        Ok(Some((flags, input.split_to(body))))
     }
 
     fn command(&mut self, body: &Bytes) -> Result<Item, WireError> {
         let name_end = 1 + usize::from(*body.first().ok_or(WireError::Command)?);
         let name = body.get(1..name_end).ok_or(WireError::Command)?;
         let rest = body.slice(name_end..);
+        if self.state == State::Ready && name != b"ERROR" && self.curve.is_some() {
+            return self.curve_command(name, body);
+        }
         match (self.state, name) {
-            (State::Greeting | State::Ready, b"READY") => self.ready(&rest),
+            (State::Greeting | State::Ready, b"READY") => {
+                let name = self.introduced(&rest)?;
+                self.state = State::Traffic;
+                Ok(Item::Established(name))
+            }
             (_, b"ERROR") => Err(WireError::Refused),
             (State::Greeting | State::Ready, _) => Err(WireError::Early),
             (State::Traffic, b"PING") => match rest.len() {
@@ -217,7 +253,42 @@ impl Decoder {
         }
     }
 
-    fn ready(&mut self, mut properties: &[u8]) -> Result<Item, WireError> {
+    /// A command of the handshake of CURVE.
+    fn curve_command(&mut self, name: &[u8], body: &Bytes) -> Result<Item, WireError> {
+        let metadata = self.metadata();
+        let curve = self.curve.as_mut().ok_or(WireError::Early)?;
+        let mut said = BytesMut::new();
+        match (self.role, name) {
+            (Role::Dialer(_), b"WELCOME") => curve.initiate(body, &metadata, &mut said)?,
+            (Role::Dialer(_), b"READY") => {
+                let properties = curve.finish(body)?;
+                self.introduced(&properties)?;
+                self.state = State::Traffic;
+                return Ok(Item::Established(None));
+            }
+            (Role::Listener, b"HELLO") => curve.welcome(body, &mut said)?,
+            (Role::Listener, b"INITIATE") => {
+                let (key, properties) = curve.prove(body)?;
+                let name = self.introduced(&properties)?.ok_or(WireError::RoutingId)?;
+                return Ok(Item::Proved(key, name));
+            }
+            (Role::Dialer(_) | Role::Listener, _) => return Err(WireError::Early),
+        }
+        Ok(Item::Say(command(&said)))
+    }
+
+    /// Lets in who has [proved](Item::Proved) to have a key; returns what is to be written.
+    pub(super) fn admit(&mut self) -> Result<Bytes, WireError> {
+        let metadata = self.metadata();
+        let curve = self.curve.as_mut().ok_or(WireError::Early)?;
+        let mut said = BytesMut::new();
+        curve.ready(&metadata, &mut said)?;
+        self.state = State::Traffic;
+        Ok(command(&said))
+    }
+
+    /// What a peer says of itself: its name, if it has one.
+    fn introduced(&self, mut properties: &[u8]) -> Result<Option<RoutingId>, WireError> {
         let (mut socket_type, mut identity) = (None, None);
         while !properties.is_empty() {
             let name = usize::from(properties.get_u8());
@@ -237,50 +308,116 @@ impl Decoder {
         if self.role == Role::Listener && name.is_none() {
             return Err(WireError::RoutingId);
         }
-        self.state = State::Traffic;
-        Ok(Item::Established(name))
+        Ok(name)
     }
+
+    // ---- what is written -------------------------------------------------------------------
+
+    /// Writes what a connection begins with: the greeting, and the first that there is to say.
+    pub(super) fn put_hello(&mut self, output: &mut BytesMut) -> Result<(), WireError> {
+        output.put_slice(&[0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 3, 1]);
+        output.put_slice(&self.mechanism());
+        output.put_u8(u8::from(self.curve.is_some() && self.role == Role::Listener));
+        output.put_bytes(0, 31);
+        match (&mut self.curve, self.role) {
+            (None, _) => put_command(b"READY", &self.metadata(), output),
+            (Some(curve), Role::Dialer(_)) => {
+                let mut hello = BytesMut::new();
+                curve.hello(&mut hello)?;
+                output.put_slice(&command(&hello));
+            }
+            (Some(_), Role::Listener) => {}
+        }
+        Ok(())
+    }
+
+    /// Writes a message of one frame into a box; for those who encrypt.
+    pub(super) fn put_boxed(
+        &mut self,
+        message: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), WireError> {
+        self.put_box(0, &[message], out)
+    }
+
+    /// Writes a ping after which the peer may end the connection if it hears nothing for `ttl`, in
+    /// tenths of a second.
+    pub(super) fn put_ping(&mut self, ttl: u16, output: &mut BytesMut) -> Result<(), WireError> {
+        self.put_control(b"PING", &ttl.to_be_bytes(), output)
+    }
+
+    /// Writes the answer to a ping.
+    pub(super) fn put_pong(&mut self, context: &[u8], out: &mut BytesMut) -> Result<(), WireError> {
+        self.put_control(b"PONG", context, out)
+    }
+
+    fn put_control(
+        &mut self,
+        name: &[u8],
+        rest: &[u8],
+        output: &mut BytesMut,
+    ) -> Result<(), WireError> {
+        if self.curve.is_none() {
+            put_command(name, rest, output);
+            return Ok(());
+        }
+        let length = [u8::try_from(name.len()).expect("names are short")];
+        self.put_box(BOXED_COMMAND, &[&length, name, rest], output)
+    }
+
+    fn put_box(
+        &mut self,
+        flags: u8,
+        parts: &[&[u8]],
+        output: &mut BytesMut,
+    ) -> Result<(), WireError> {
+        let curve = self.curve.as_mut().ok_or(WireError::Early)?;
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        put_head(0, Curve::sealed_bytes(bytes), output);
+        Ok(curve.seal(flags, parts, output)?)
+    }
+
+    /// Who we are.
+    fn metadata(&self) -> BytesMut {
+        let identity: &[u8] = match &self.role {
+            Role::Dialer(id) => &id.0,
+            Role::Listener => &[],
+        };
+        let mut metadata = BytesMut::with_capacity(64);
+        let socket_type = self.role.socket_type();
+        for (name, value) in [(&b"Socket-Type"[..], socket_type), (b"Identity", identity)] {
+            put_short(name, &mut metadata);
+            metadata.put_u32(u32::try_from(value.len()).expect("a few bytes"));
+            metadata.put_slice(value);
+        }
+        metadata
+    }
+
+    fn mechanism(&self) -> [u8; 20] {
+        let name: &[u8] = if self.curve.is_some() { b"CURVE" } else { b"NULL" };
+        let mut padded = [0; 20];
+        padded[..name.len()].copy_from_slice(name);
+        padded
+    }
+}
+
+/// What tells a dialer that its key is not allowed.
+pub(super) fn refusal() -> Bytes {
+    command(REFUSAL)
+}
+
+/// The frame of a whole command.
+fn command(content: &[u8]) -> Bytes {
+    let mut output = BytesMut::with_capacity(content.len() + 9);
+    put_head(COMMAND, content.len(), &mut output);
+    output.put_slice(content);
+    output.freeze()
 }
 
 fn take<'a>(from: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], WireError> {
     let (taken, rest) = from.split_at_checked(bytes).ok_or(WireError::Command)?;
     *from = rest;
     Ok(taken)
-}
-
-fn mechanism() -> [u8; 20] {
-    let mut padded = [0; 20];
-    padded[..4].copy_from_slice(b"NULL");
-    padded
-}
-
-/// Writes what a connection begins with: the greeting and who we are.
-pub(super) fn put_hello(role: Role, output: &mut BytesMut) {
-    output.put_slice(&[0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 3, 1]);
-    output.put_slice(&mechanism());
-    output.put_bytes(0, 32);
-    let identity: &[u8] = match &role {
-        Role::Dialer(id) => &id.0,
-        Role::Listener => &[],
-    };
-    let mut ready = BytesMut::with_capacity(64);
-    for (name, value) in [(&b"Socket-Type"[..], role.socket_type()), (b"Identity", identity)] {
-        put_short(name, &mut ready);
-        ready.put_u32(u32::try_from(value.len()).expect("a few bytes"));
-        ready.put_slice(value);
-    }
-    put_command(b"READY", &ready, output);
-}
-
-/// Writes a ping after which the peer may end the connection if it hears nothing for `ttl`, in
-/// tenths of a second.
-pub(super) fn put_ping(ttl: u16, output: &mut BytesMut) {
-    put_command(b"PING", &ttl.to_be_bytes(), output);
-}
-
-/// Writes the answer to a ping.
-pub(super) fn put_pong(context: &[u8], output: &mut BytesMut) {
-    put_command(b"PONG", context, output);
 }
 
 fn put_command(name: &[u8], rest: &[u8], output: &mut BytesMut) {

@@ -7,24 +7,20 @@
 
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
-use super::now;
 use super::readiness::{Watched, again_if_interrupted};
 use crate::keys::{AllowList, PublicKey, Role};
+use crate::transport::complaint::Complaint;
 
 /// Where libzmq asks.
 const ENDPOINT: &str = "inproc://zeromq.zap.01";
 const VERSION: &[u8] = b"1.0";
-/// At most one line about refused keys in this time.
-const WARN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who answers.
 pub(super) struct Zap {
     socket: Watched,
     allowed: Arc<AllowList>,
-    warned: Option<Instant>,
-    unreported: u64,
+    complaint: Complaint,
 }
 
 impl Zap {
@@ -34,7 +30,7 @@ impl Zap {
         socket.set_linger(0).map_err(|error| error.to_string())?;
         socket.bind(ENDPOINT).map_err(|error| error.to_string())?;
         let socket = Watched::new(socket).map_err(|error| error.to_string())?;
-        Ok(Self { socket, allowed, warned: None, unreported: 0 })
+        Ok(Self { socket, allowed, complaint: Complaint::default() })
     }
 
     /// Lets these in from now on. Connections that stand are not closed by it.
@@ -81,22 +77,10 @@ impl Zap {
         match self.allowed.role(&key) > Role::Revoked {
             true => Ok(key),
             false => {
-                self.complain(&String::from_utf8_lossy(address), key);
+                let address = String::from_utf8_lossy(address);
+                self.complaint.of_key(&address, key, &self.allowed);
                 Err("the key is not allowed")
             }
-        }
-    }
-
-    /// Says who was refused, once in a while: strangers must not fill the log.
-    fn complain(&mut self, address: &str, key: PublicKey) {
-        self.unreported += 1;
-        let now = now();
-        if self.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_INTERVAL) {
-            let (refused, known) = (self.unreported, self.allowed.get(&key).map(|a| &a.node));
-            let known = known.map(tracing::field::display);
-            tracing::warn!(address, %key, known, refused, "refused a key that is not allowed");
-            self.warned = Some(now);
-            self.unreported = 0;
         }
     }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::Incarnation;
+use crate::keys::KeyPair;
 
 const MAX: usize = 10_000;
 
@@ -14,7 +15,7 @@ fn name() -> RoutingId {
 /// What a dialer sends: hello, then these messages.
 fn stream(messages: &[Vec<u8>]) -> BytesMut {
     let mut bytes = BytesMut::new();
-    put_hello(Role::Dialer(name()), &mut bytes);
+    Codec::new(Role::Dialer(name()), None, MAX).put_hello(&mut bytes).unwrap();
     for message in messages {
         put_message_head(message.len(), &mut bytes);
         bytes.put_slice(message);
@@ -22,17 +23,65 @@ fn stream(messages: &[Vec<u8>]) -> BytesMut {
     bytes
 }
 
-fn all(decoder: &mut Decoder, input: &mut BytesMut) -> Result<Vec<Item>, WireError> {
+fn all(decoder: &mut Codec, input: &mut BytesMut) -> Result<Vec<Item>, WireError> {
     std::iter::from_fn(|| decoder.decode(input).transpose()).collect()
 }
 
 fn refused(bytes: &[u8]) -> WireError {
-    all(&mut Decoder::new(Role::Listener, MAX), &mut bytes.into()).unwrap_err()
+    all(&mut Codec::new(Role::Listener, None, MAX), &mut bytes.into()).unwrap_err()
 }
 
 /// The hello of a dialer, and after it these bytes.
 fn after_hello(bytes: &[u8]) -> Vec<u8> {
     [&stream(&[])[..], bytes].concat()
+}
+
+/// Both ends of a connection with keys, each with what it has to say first.
+fn keyed() -> [(Codec, BytesMut); 2] {
+    let pair = |seed| KeyPair::from_secret(&[seed; 32]).unwrap();
+    let client = Curve::client(pair(1), pair(2).public()).unwrap();
+    let server = Curve::server(pair(2)).unwrap();
+    [(Role::Dialer(name()), client), (Role::Listener, server)].map(|(role, curve)| {
+        let (mut codec, mut said) = (Codec::new(role, Some(curve), MAX), BytesMut::new());
+        codec.put_hello(&mut said).unwrap();
+        (codec, said)
+    })
+}
+
+/// Lets both ends talk until they have nothing more to say, and returns what came out at each.
+fn shake_hands(ends: &mut [(Codec, BytesMut); 2]) -> [Vec<Item>; 2] {
+    let mut items = [Vec::new(), Vec::new()];
+    while ends.iter().any(|(_, said)| !said.is_empty()) {
+        for at in [0, 1] {
+            let mut heard = ends[1 - at].1.split();
+            let (codec, said) = &mut ends[at];
+            for item in all(codec, &mut heard).unwrap() {
+                if let Item::Say(step) = &item {
+                    said.extend_from_slice(step);
+                } else if let Item::Proved(..) = item {
+                    said.extend_from_slice(&codec.admit().unwrap());
+                }
+                items[at].push(item);
+            }
+        }
+    }
+    items
+}
+
+#[test]
+fn ends_with_keys_come_to_know_each_other() {
+    let mut ends = keyed();
+    let [dialer, listener] = shake_hands(&mut ends);
+    let key = KeyPair::from_secret(&[1; 32]).unwrap().public();
+    assert!(listener.contains(&Item::Proved(key, name())));
+    assert_eq!(dialer.last(), Some(&Item::Established(None)));
+    let mut said = BytesMut::new();
+    ends[0].0.put_boxed(b"hello", &mut said).unwrap();
+    ends[0].0.put_ping(30, &mut said).unwrap();
+    let expected = [Item::Message(Bytes::from_static(b"hello")), Item::Ping(Bytes::new())];
+    assert_eq!(all(&mut ends[1].0, &mut said).unwrap(), expected);
+    // In clear text, such as a command that ends the connection, it is not from the peer.
+    assert_eq!(all(&mut ends[1].0, &mut b"\x00\x05hello"[..].into()), Err(Broken.into()));
 }
 
 proptest! {
@@ -42,7 +91,7 @@ proptest! {
         messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6_000), 0..5),
         cut in 1_usize..700,
     ) {
-        let mut decoder = Decoder::new(Role::Listener, MAX);
+        let mut decoder = Codec::new(Role::Listener, None, MAX);
         let (mut input, mut items) = (BytesMut::new(), Vec::new());
         for part in stream(&messages).chunks(cut) {
             input.extend_from_slice(part);
@@ -54,13 +103,40 @@ proptest! {
         prop_assert!(input.is_empty());
     }
 
+    /// With keys too, whatever stands in the place of a step of the handshake.
+    #[test]
+    fn garbage_in_the_place_of_a_step_is_harmless(
+        step in 0_usize..4,
+        at in any::<prop::sample::Index>(),
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut ends = keyed();
+        for turn in 0..4 {
+            let listens = turn % 2 == 0;
+            let mut heard = ends[usize::from(!listens)].1.split();
+            if turn == step {
+                let at = at.index(heard.len().max(1)).min(heard.len());
+                heard.truncate(at);
+                heard.extend_from_slice(&bytes);
+            }
+            let (codec, said) = &mut ends[usize::from(listens)];
+            let Ok(items) = all(codec, &mut heard) else { break };
+            for item in items {
+                if let Item::Say(step) = item {
+                    said.extend_from_slice(&step);
+                }
+            }
+            prop_assert!(codec.wanted() <= MAX + 100);
+        }
+    }
+
     /// Garbage ends a connection or waits for more; it never panics and never asks for more room
     /// than the limit allows.
     #[test]
     fn garbage_is_harmless(bytes in prop::collection::vec(any::<u8>(), 0..300), greeted: bool) {
         let bytes = if greeted { after_hello(&bytes) } else { bytes };
         for role in [Role::Listener, Role::Dialer(name())] {
-            let mut decoder = Decoder::new(role, MAX);
+            let mut decoder = Codec::new(role, None, MAX);
             let _ = all(&mut decoder, &mut bytes.as_slice().into());
             prop_assert!(decoder.wanted() <= MAX + 9);
         }
@@ -72,7 +148,7 @@ proptest! {
         let mut bytes = stream(&[]);
         let at = at % bytes.len();
         bytes[at] = byte;
-        let items = all(&mut Decoder::new(Role::Listener, MAX), &mut bytes).unwrap_or_default();
+        let items = all(&mut Codec::new(Role::Listener, None, MAX), &mut bytes).unwrap_or_default();
         prop_assert!(items.iter().all(|item| matches!(item, Item::Established(_))), "{items:?}");
     }
 }
@@ -103,7 +179,7 @@ fn strangers_are_refused() {
     assert_eq!(refused(&after_hello(&[COMMAND, 0])), WireError::Command);
     assert_eq!(refused(&[&stream(&[])[..64], &[0, 0][..]].concat()), WireError::Early);
     let mut router = BytesMut::new();
-    put_hello(Role::Listener, &mut router);
+    Codec::new(Role::Listener, None, MAX).put_hello(&mut router).unwrap();
     assert_eq!(refused(&router), WireError::SocketType);
     let mut foreign = stream(&[]);
     let last = foreign.len() - RoutingId::BYTES;
@@ -115,7 +191,8 @@ fn strangers_are_refused() {
 #[test]
 fn messages_of_several_frames_are_dropped_whole() {
     let bytes = after_hello(&[MORE, 1, b'a', MORE, 0, 0, 1, b'b', 0, 1, b'c']);
-    let items = all(&mut Decoder::new(Role::Listener, MAX), &mut bytes.as_slice().into()).unwrap();
+    let items =
+        all(&mut Codec::new(Role::Listener, None, MAX), &mut bytes.as_slice().into()).unwrap();
     let message = Item::Message(Bytes::from_static(b"c"));
     assert_eq!(items[1..], [Item::Other, Item::Other, Item::Malformed, message]);
 }
@@ -126,7 +203,7 @@ fn pings_carry_their_context() {
     let mut bytes = stream(&[]);
     put_command(b"PING", b"\x00\x1econtext", &mut bytes);
     put_command(b"PING", &[0; 19], &mut bytes);
-    let mut decoder = Decoder::new(Role::Listener, MAX);
+    let mut decoder = Codec::new(Role::Listener, None, MAX);
     decoder.decode(&mut bytes).unwrap();
     let ping = decoder.decode(&mut bytes).unwrap();
     assert_eq!(ping, Some(Item::Ping(Bytes::from_static(b"context"))));
