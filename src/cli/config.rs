@@ -67,10 +67,10 @@ fn check(config: &Config, context: &Context) -> Result<(), Failure> {
         }));
     }
     context.out.text(&format!(
-        "ok: queues hold at most {} ({} peers x {})",
+        "ok: queues hold at most {} ({} for each of {} peers)",
         Size(queues),
-        config.limits.peers_max,
         Size(config.limits.queue_bytes_max),
+        config.limits.peers_max,
     ))?;
     config.warnings.iter().try_for_each(|warning| context.out.text(&format!("warning: {warning}")))
 }

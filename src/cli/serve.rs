@@ -137,7 +137,7 @@ fn start(config: &Config, keyring: Option<&Keyring>) -> Result<Node, Failure> {
     let NodeConfig { cluster, bind, insecure, transport, advertise, peers, labels, .. } =
         &config.node;
     let limits = &config.limits;
-    let queue_bytes = usize::try_from(limits.queue_bytes_max).unwrap_or(usize::MAX);
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let mut builder = Node::builder(config.node_id().as_str())
         .cluster(cluster)
@@ -151,7 +151,8 @@ fn start(config: &Config, keyring: Option<&Keyring>) -> Result<Node, Failure> {
         })
         .request_timeout(config.heartbeat.request_timeout)
         .payload_bytes_max(limits.payload_bytes_max)
-        .queue(count(limits.queue_messages_max), queue_bytes)
+        .queue(count(limits.queue_messages_max), bytes(limits.queue_bytes_max))
+        .queue_total(bytes(limits.queue_total_max))
         .in_flight_max(count(limits.in_flight_max))
         .peers_max(count(limits.peers_max));
     builder = match keyring {

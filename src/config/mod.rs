@@ -117,6 +117,8 @@ pub struct LimitsConfig {
     pub queue_messages_max: u32,
     /// Bytes that may wait for one peer; at least one payload.
     pub queue_bytes_max: u64,
+    /// Bytes that may wait for all peers together; at least those for one.
+    pub queue_total_max: u64,
     /// Peers that may be joined at once.
     pub peers_max: u32,
     /// Requests that may wait for their replies at once.
@@ -124,9 +126,10 @@ pub struct LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// The most bytes that all queues together can hold: peers x queue.
+    /// The most bytes that all queues together can hold.
     pub fn queue_bytes_total_max(&self) -> u64 {
-        self.queue_bytes_max.saturating_mul(u64::from(self.peers_max))
+        let all = self.queue_bytes_max.saturating_mul(u64::from(self.peers_max));
+        all.min(self.queue_total_max)
     }
 }
 

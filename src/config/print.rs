@@ -81,6 +81,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("payload_max", size(limits.payload_bytes_max as u64)),
                 ("queue_messages", Some(json!(limits.queue_messages_max))),
                 ("queue_bytes", size(limits.queue_bytes_max)),
+                ("queue_total", size(limits.queue_total_max)),
                 ("peers_max", Some(json!(limits.peers_max))),
                 ("in_flight_max", Some(json!(limits.in_flight_max))),
             ],

@@ -36,6 +36,7 @@ const LIMITS: LimitsConfig = LimitsConfig {
     payload_bytes_max: 8 << 20,
     queue_messages_max: 10_000,
     queue_bytes_max: 64 << 20,
+    queue_total_max: 1 << 30,
     peers_max: 4_096,
     in_flight_max: 65_536,
 };
@@ -94,7 +95,8 @@ impl Resolver {
         let keys =
             self.keys(given.key_file, given.allow_list, data_dir, &bind, insecure, &peers)?;
         self.exposure(&bind, insecure, keys.is_some(), &peers)?;
-        let transport = given.transport.unwrap_or_default();
+        let places = || std::iter::once(&bind).chain(peers.iter().map(|peer| &peer.address));
+        let transport = given.transport.unwrap_or_else(|| Kind::for_addresses(places()));
         self.transport(transport, &bind, &peers)?;
         let labels = self.labels(given.labels.unwrap_or_default())?;
         let (id, advertise) = (given.id, given.advertise);
@@ -314,6 +316,8 @@ impl Resolver {
             Some(count) => Ok(count),
             None => Ok(default),
         };
+        let queue_bytes_max =
+            given.queue_bytes.map_or_else(|| LIMITS.queue_bytes_max.max(payload), |size| size.0);
         let config = LimitsConfig {
             payload_bytes_max,
             queue_messages_max: count(
@@ -321,9 +325,10 @@ impl Resolver {
                 given.queue_messages,
                 LIMITS.queue_messages_max,
             )?,
-            queue_bytes_max: given
-                .queue_bytes
-                .map_or_else(|| LIMITS.queue_bytes_max.max(payload), |size| size.0),
+            queue_bytes_max,
+            queue_total_max: given
+                .queue_total
+                .map_or_else(|| LIMITS.queue_total_max.max(queue_bytes_max), |size| size.0),
             peers_max: count("limits.peers_max", given.peers_max, LIMITS.peers_max)?,
             in_flight_max: count(
                 "limits.in_flight_max",
@@ -346,13 +351,20 @@ impl Resolver {
             );
             return Err(self.origins.refuse("limits.queue_bytes", reason));
         }
+        if config.queue_total_max < config.queue_bytes_max {
+            let reason = format!(
+                "{} cannot hold the queue of one peer, limits.queue_bytes, which is {} ({})",
+                Size(config.queue_total_max),
+                Size(config.queue_bytes_max),
+                self.origins.of("limits.queue_bytes"),
+            );
+            return Err(self.origins.refuse("limits.queue_total", reason));
+        }
         // Nobody who left the defaults alone needs to hear about them.
         if config.queue_bytes_total_max() > LIMITS.queue_bytes_total_max() {
             self.warnings.push(format!(
-                "queues may take up to {}: limits.peers_max {} x limits.queue_bytes {}",
+                "queues may take up to {} (limits.queue_total)",
                 Size(config.queue_bytes_total_max()),
-                config.peers_max,
-                Size(config.queue_bytes_max),
             ));
         }
         Ok(())

@@ -77,7 +77,9 @@ groups! {
         preset, ping_interval, health_check_interval, ghost_timeout, handshake_timeout,
         request_timeout,
     }
-    limits: LimitsSettings { payload_max, queue_messages, queue_bytes, peers_max, in_flight_max }
+    limits: LimitsSettings {
+        payload_max, queue_messages, queue_bytes, queue_total, peers_max, in_flight_max,
+    }
     replica: ReplicaSettings {
         data_dir, members, join, log_groups, heartbeat_interval, election_timeout, in_sync_lag_max,
         sync, sync_interval, segment_bytes, snapshot_entries, snapshot_bytes, snapshot_part,
@@ -132,16 +134,17 @@ pub struct NodeSettings {
         default_missing_value = "true"
     )]
     pub insecure: Option<bool>,
-    /// What moves messages: libzmq, or native without its I/O thread [default: libzmq].
+    /// What moves messages: native, or libzmq with its I/O thread [default: native].
     ///
-    /// Nodes with either understand each other. native has no inproc addresses, and a node that
-    /// is stopped for three seconds loses its connections.
+    /// Nodes with either understand each other. native is faster, but has no inproc addresses
+    /// (libzmq is the default for those), and a node that stands still for ten seconds loses its
+    /// connections.
     #[arg(long, env = "ZMESH_TRANSPORT", value_name = "KIND", value_enum)]
     pub transport: Option<Kind>,
     /// Address at which peers reach this node [default: the bound address].
     #[arg(long, env = "ZMESH_ADVERTISE", value_name = "ADDRESS")]
     pub advertise: Option<Address>,
-    /// Address of a node to join, [NAME@]ADDRESS[#KEY]; may be repeated [default: none].
+    /// Address of a node to join, or NAME@ADDRESS#KEY; may be repeated [default: none].
     ///
     /// One live node is enough, the others are learned from it. More make a start possible while
     /// some of them are away.
@@ -222,9 +225,14 @@ pub struct LimitsSettings {
     pub queue_messages: Option<u32>,
     /// Bytes that may wait for one peer [default: 64MiB; at least --payload-max].
     ///
-    /// Larger: peers x this is the most memory queues can take. Smaller: bursts are refused.
+    /// Larger: a slow peer costs more memory. Smaller: bursts are refused.
     #[arg(long, env = "ZMESH_QUEUE_BYTES", value_name = "SIZE")]
     pub queue_bytes: Option<Size>,
+    /// Bytes that may wait for all peers together [default: 1GiB; at least --queue-bytes].
+    ///
+    /// Larger: many slow peers cost more memory. Smaller: they get in each other's way sooner.
+    #[arg(long, env = "ZMESH_QUEUE_TOTAL", value_name = "SIZE")]
+    pub queue_total: Option<Size>,
     /// Peers that may be joined at once [default: 4096].
     ///
     /// Larger: more memory and descriptors may be used. Smaller: a big mesh is refused.

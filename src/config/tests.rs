@@ -105,6 +105,11 @@ fn impossible_values_and_relations_are_refused() {
              limits.payload_max, which is 8MiB (default)",
         ),
         (
+            "[limits]\nqueue_total = \"63MiB\"",
+            "limits.queue_total (zmesh.toml:2): 63MiB cannot hold the queue of one peer, \
+             limits.queue_bytes, which is 64MiB (default)",
+        ),
+        (
             "[node]\nbind = \"tcp://*:7700\"",
             "node.bind (zmesh.toml:2): tcp://*:7700 listens on every interface, so peers must be \
              told which address to dial: set node.advertise (--advertise)",
@@ -184,7 +189,11 @@ fn impossible_values_of_a_replica_are_refused() {
 fn native_transport_is_chosen_and_refuses_inproc() {
     let config = resolve("[node]\ntransport = \"native\"").unwrap();
     assert_eq!(config.node.transport, Kind::Native);
-    assert_eq!(resolve("").unwrap().node.transport, Kind::Libzmq);
+    assert_eq!(resolve("").unwrap().node.transport, Kind::Native);
+    let inproc = resolve("[node]\nbind = \"inproc://a\"").unwrap();
+    assert_eq!(inproc.node.transport, Kind::Libzmq, "which has them");
+    let inproc = resolve("[node]\npeers = [\"inproc://a\"]").unwrap();
+    assert_eq!(inproc.node.transport, Kind::Libzmq);
     assert_eq!(
         error("[node]\nbind = \"inproc://a\"\ntransport = \"native\""),
         "node.transport (zmesh.toml:3): native has tcp and ipc only, and inproc://a is inproc"
@@ -212,11 +221,8 @@ fn values_at_the_limits_are_accepted() {
 /// Memory budget and an even number of members: allowed, but not without a word.
 #[test]
 fn doubtful_values_are_allowed_with_a_warning() {
-    let config = resolve("[limits]\npeers_max = 8192").unwrap();
-    assert_eq!(
-        config.warnings,
-        ["queues may take up to 512GiB: limits.peers_max 8192 x limits.queue_bytes 64MiB"]
-    );
+    let config = resolve("[limits]\nqueue_total = \"4GiB\"").unwrap();
+    assert_eq!(config.warnings, ["queues may take up to 4GiB (limits.queue_total)"]);
     let open = "[node]\nbind = \"tcp://192.0.2.1:7700\"\ninsecure = true";
     assert_eq!(
         resolve(open).unwrap().warnings,

@@ -76,7 +76,7 @@ pub struct Builder {
     gossip: bool,
     seed: Option<u64>,
     transport: Option<Box<dyn Transport>>,
-    transport_kind: transport::Kind,
+    transport_kind: Option<transport::Kind>,
     keys: Option<KeyPair>,
     allowed: Option<AllowList>,
     insecure: bool,
@@ -94,14 +94,18 @@ impl Builder {
             heartbeat: Heartbeat::default(),
             request_timeout: Duration::from_secs(5),
             payload_bytes_max: 8 * 1024 * 1024,
-            queue: QueueLimits { messages_max: 10_000, bytes_max: 64 * 1024 * 1024 },
+            queue: QueueLimits {
+                messages_max: 10_000,
+                bytes_max: 64 << 20,
+                total_bytes_max: 1 << 30,
+            },
             in_flight_max: 65_536,
             peers_max: 4_096,
             events_max: 1_024,
             gossip: true,
             seed: None,
             transport: None,
-            transport_kind: transport::Kind::default(),
+            transport_kind: None,
             keys: None,
             allowed: None,
             insecure: false,
@@ -162,7 +166,14 @@ impl Builder {
     /// The most messages and bytes that wait for one peer [default: 10,000 and 64 MiB]. Larger: a
     /// slow peer costs more memory. Smaller: bursts are refused sooner.
     pub fn queue(mut self, messages_max: usize, bytes_max: usize) -> Self {
-        self.queue = QueueLimits { messages_max, bytes_max };
+        self.queue = QueueLimits { messages_max, bytes_max, ..self.queue };
+        self
+    }
+
+    /// The most bytes that wait for all peers together [default: 1 GiB]. Larger: many slow peers
+    /// cost more memory. Smaller: they get in each other's way sooner.
+    pub fn queue_total(mut self, bytes_max: usize) -> Self {
+        self.queue.total_bytes_max = bytes_max;
         self
     }
 
@@ -191,9 +202,10 @@ impl Builder {
         self
     }
 
-    /// Which transport to use [default: libzmq]. Nodes with either understand each other.
+    /// Which transport to use [default: native, or libzmq if an address given here is `inproc`].
+    /// Nodes with either understand each other.
     pub fn transport_kind(mut self, kind: transport::Kind) -> Self {
-        self.transport_kind = kind;
+        self.transport_kind = Some(kind);
         self
     }
 
@@ -240,6 +252,7 @@ impl Builder {
         self.check()?;
         // A transport that the application brought may be as safe as it pleases.
         self.insecure |= self.transport.is_some();
+        self.transport_kind = Some(self.kind());
         let seeds = std::mem::take(&mut self.seeds).into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut rng = self.rng();
         let incarnation = Incarnation::random(&mut rng);
@@ -286,7 +299,7 @@ impl Builder {
     }
 
     fn make_transport(&self, options: transport::Options) -> Box<dyn Transport> {
-        match self.transport_kind {
+        match self.kind() {
             transport::Kind::Libzmq => {
                 let transport = ZmqTransport::new(options);
                 Box::new(match &self.keys {
@@ -332,6 +345,12 @@ impl Builder {
                 self.payload_bytes_max
             ));
         }
+        if self.queue.total_bytes_max < self.queue.bytes_max {
+            return wrong(format!(
+                "the queues may have {} bytes together, and one of them {}",
+                self.queue.total_bytes_max, self.queue.bytes_max
+            ));
+        }
         if self.queue.messages_max == 0 || self.in_flight_max == 0 || self.peers_max == 0 {
             return wrong("a limit of 0 would refuse everything".to_owned());
         }
@@ -362,7 +381,12 @@ impl Builder {
     }
 
     fn can_encrypt(&self) -> bool {
-        self.transport_kind == transport::Kind::Native || ::zmq::has("curve") == Some(true)
+        self.kind() == transport::Kind::Native || ::zmq::has("curve") == Some(true)
+    }
+
+    fn kind(&self) -> transport::Kind {
+        let addresses = self.bind.iter().chain(&self.seeds).flatten();
+        self.transport_kind.unwrap_or_else(|| transport::Kind::for_addresses(addresses))
     }
 
     fn listen(&mut self, transport: &mut dyn Transport) -> Result<Option<Address>, StartError> {

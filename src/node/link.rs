@@ -18,11 +18,12 @@ use crate::transport::Route;
 /// System messages that may wait in one queue.
 const SYSTEM_MESSAGES_MAX: usize = 64;
 
-/// Limits of one queue.
+/// Limits of one queue, and of all together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLimits {
     pub(crate) messages_max: usize,
     pub(crate) bytes_max: usize,
+    pub(crate) total_bytes_max: usize,
 }
 
 /// What is handed to the transport at once: one envelope, or several that share a frame.
@@ -193,6 +194,8 @@ pub(crate) struct Links {
     // a slow hash could be trusted, and comparing is quicker than that.
     links: BTreeMap<Route, Link>,
     ready: VecDeque<Route>,
+    /// Bytes that wait in all queues.
+    queued_bytes: usize,
 }
 
 impl Links {
@@ -203,7 +206,17 @@ impl Links {
     /// Forgets a link and returns what waited on it.
     pub(crate) fn close(&mut self, route: Route) -> VecDeque<Queued> {
         // Its entry in `ready`, if there is one, is skipped when its turn comes.
-        self.links.remove(&route).map(|link| link.queue).unwrap_or_default()
+        let Some(link) = self.links.remove(&route) else { return VecDeque::new() };
+        self.queued_bytes -= link.queued_bytes;
+        link.queue
+    }
+
+    /// Whether another message of `bytes` for this route fits, among those for all others too.
+    pub(crate) fn has_room(&self, route: Route, bytes: usize, limits: QueueLimits) -> bool {
+        let Some(link) = self.links.get(&route) else { return false };
+        let all = self.queued_bytes;
+        // With nothing waiting anywhere, any message can be sent.
+        link.has_room(bytes, limits) && (all == 0 || all + bytes <= limits.total_bytes_max)
     }
 
     /// A dialed link lost its connection: nothing of the old one matters any more.
@@ -224,6 +237,7 @@ impl Links {
     /// Puts a message at the end of a queue. The caller has looked at `has_room`.
     pub(crate) fn push(&mut self, route: Route, queued: Queued) {
         let Some(link) = self.links.get_mut(&route) else { return };
+        self.queued_bytes += queued.message.len();
         link.count(&queued);
         link.queue.push_back(queued);
         if !link.blocked && !link.listed {
@@ -247,6 +261,7 @@ impl Links {
                 return Some(Outbound { route, frame, content: Content::Many(count) });
             }
             if let Some(queued) = link.pop() {
+                self.queued_bytes -= queued.message.len();
                 return Some(Outbound::one(route, queued));
             }
         }
@@ -257,7 +272,8 @@ impl Links {
     pub(crate) fn sent(&mut self, outbound: &Outbound) {
         let Some(link) = self.links.get_mut(&outbound.route) else { return };
         if let Content::Many(count) = outbound.content {
-            (0..count).for_each(|_| drop(link.pop()));
+            let sent = (0..count).filter_map(|_| link.pop());
+            self.queued_bytes -= sent.map(|queued| queued.message.len()).sum::<usize>();
         }
         self.list(outbound.route);
     }
@@ -266,6 +282,7 @@ impl Links {
     pub(crate) fn blocked(&mut self, outbound: Outbound) {
         let Some(link) = self.links.get_mut(&outbound.route) else { return };
         if let Content::One { request, system } = outbound.content {
+            self.queued_bytes += outbound.frame.len();
             link.push_front(Queued { message: outbound.frame, request, system });
         }
         link.blocked = true;
@@ -278,7 +295,10 @@ impl Links {
             Content::One { request, system } => vec![Queued { message: frame, request, system }],
             Content::Many(count) => {
                 let link = self.links.get_mut(&route);
-                link.map_or_else(Vec::new, |link| (0..count).filter_map(|_| link.pop()).collect())
+                let lost: Vec<Queued> = link
+                    .map_or_else(Vec::new, |link| (0..count).filter_map(|_| link.pop()).collect());
+                self.queued_bytes -= lost.iter().map(|it| it.message.len()).sum::<usize>();
+                lost
             }
         };
         self.list(route);
@@ -364,7 +384,7 @@ mod tests {
     use super::*;
     use crate::transport::LinkId;
 
-    const LIMITS: QueueLimits = QueueLimits { messages_max: 2, bytes_max: 10 };
+    const LIMITS: QueueLimits = QueueLimits { messages_max: 2, bytes_max: 10, total_bytes_max: 12 };
 
     fn queued(bytes: usize) -> Queued {
         Queued::system(Bytes::from(vec![0; bytes]))
@@ -388,6 +408,34 @@ mod tests {
         assert!(!links.open(route(1)).has_room(7, LIMITS), "over the byte limit");
         links.push(route(1), queued(1));
         assert!(!links.open(route(1)).has_room(1, LIMITS), "over the message limit");
+    }
+
+    /// Many slow peers together do not cost more than is allowed, whatever becomes of what waits.
+    #[test]
+    fn all_queues_together_have_a_limit() {
+        let mut links = Links::default();
+        (1..=3).for_each(|number| drop(links.open(route(number)).peer.take()));
+        links.push(route(1), queued(9));
+        assert!(links.has_room(route(2), 3, LIMITS));
+        assert!(!links.has_room(route(2), 4, LIMITS));
+        // Sent, blocked and lost frames count as what they are.
+        let outbound = links.next_frame().unwrap();
+        assert!(links.has_room(route(2), 100, LIMITS), "nothing waits");
+        links.blocked(outbound);
+        assert!(!links.has_room(route(2), 4, LIMITS));
+        links.push(route(2), queued(1));
+        links.push(route(2), queued(1));
+        let outbound = links.next_frame().unwrap();
+        assert_eq!(outbound.messages(), 2);
+        links.sent(&outbound);
+        assert_eq!(links.queued_bytes, 9);
+        links.writable(route(1));
+        let outbound = links.next_frame().unwrap();
+        assert_eq!(links.unsent(outbound).len(), 1);
+        assert_eq!(links.queued_bytes, 0);
+        links.push(route(3), queued(7));
+        assert_eq!(links.close(route(3)).len(), 1);
+        assert_eq!(links.queued_bytes, 0);
     }
 
     /// A peer that pings and never reads must not fill our memory with answers; what waits for it

@@ -282,11 +282,20 @@ impl Default for Options {
 #[non_exhaustive]
 pub enum Kind {
     /// The library of that name: in use everywhere; has an I/O thread and `inproc` addresses.
-    #[default]
     Libzmq,
-    /// Reads and writes the sockets itself, without another thread. TCP and Unix sockets only, and
-    /// a node that is not polled for three seconds loses its connections.
+    /// Reads and writes the sockets itself, without another thread, which is several times faster.
+    /// TCP and Unix sockets only, and a node that is not polled for ten seconds loses its
+    /// connections.
+    #[default]
     Native,
+}
+
+impl Kind {
+    /// The default for a node with these addresses: the one that is faster, if it has them.
+    pub fn for_addresses<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> Self {
+        let is_inproc = |address: &Address| matches!(address, Address::Inproc { .. });
+        if addresses.into_iter().any(is_inproc) { Self::Libzmq } else { Self::Native }
+    }
 }
 
 /// The name as it stands in flags and files.

@@ -13,7 +13,7 @@
 //! sockets; `inproc` addresses are refused.
 //!
 //! Bytes move only while the transport is polled, so a node that does not run has no heartbeat:
-//! unlike with libzmq, its peers lose the connection after three seconds.
+//! unlike with libzmq, its peers lose the connection after ten seconds, or three if they use libzmq.
 //!
 //! Shell: sockets, timers and the clock.
 //!

@@ -134,7 +134,7 @@ fn every_setting_of_serve_documents_its_default() {
     let (_, settings) = help.split_once("Node:").unwrap();
     let (settings, _) = settings.split_once("Global options:").unwrap();
     let options: Vec<_> = settings.split("\n      --").skip(1).collect();
-    assert_eq!(options.len(), 38, "options of serve");
+    assert_eq!(options.len(), 39, "options of serve");
     for option in options {
         // Lines are wrapped to the terminal, so a phrase may be split anywhere.
         let words: Vec<_> = option.split_whitespace().collect();
@@ -318,7 +318,7 @@ fn settings_that_cannot_work_together_are_refused() {
 fn configuration_files_are_read_or_refused_with_a_reason() {
     let ok = Run {
         exit: 0,
-        stdout: "ok: queues hold at most 256GiB (4096 peers x 64MiB)\n".to_owned(),
+        stdout: "ok: queues hold at most 1GiB (64MiB for each of 4096 peers)\n".to_owned(),
         stderr: String::new(),
     };
     assert_eq!(check_file(b"", &[]), ok, "an empty file is the defaults");
@@ -395,7 +395,7 @@ bind = \"tcp://127.0.0.1:7700\" # default
 # key_file is not set
 # allow_list is not set
 insecure = false # default
-transport = \"libzmq\" # default
+transport = \"native\" # default
 # advertise is not set
 peers = [] # default
 labels = { \"zone\" = \"1\" } # zmesh.toml:4
@@ -412,6 +412,7 @@ request_timeout = \"5s\" # default
 payload_max = \"8MiB\" # default
 queue_messages = 10000 # default
 queue_bytes = \"64MiB\" # default
+queue_total = \"1GiB\" # default
 peers_max = 4096 # default
 in_flight_max = 65536 # default
 

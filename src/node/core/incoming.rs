@@ -236,7 +236,7 @@ impl<T> Core<T> {
 
     pub(super) fn has_room(&self, route: Route, message: Message<'_>) -> bool {
         let bytes = message.payload.len() + message.subject.len();
-        self.links.peek(route).is_some_and(|link| link.has_room(bytes, self.settings.queue))
+        self.links.has_room(route, bytes, self.settings.queue)
     }
 
     /// Puts a request or a tick into the queue of its route.

@@ -24,8 +24,9 @@ use crate::transport::{LinkId, Options, RoutingId, SendError};
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// Time between pings, which find a cut cable, not a stuck peer.
 const PING: Duration = Duration::from_secs(1);
-/// How long nothing may come from a peer that was pinged.
-const SILENCE: Duration = Duration::from_secs(3);
+/// How long nothing may come from a peer that was pinged: no shorter than the usual ghost timeout,
+/// or a runtime that is held up by a handler would lose its connections before its peers.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Room for one read.
 const READ_BYTES: usize = 64 * 1024;
 /// Room for one read while the peer is a stranger.

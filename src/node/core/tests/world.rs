@@ -87,7 +87,7 @@ impl World {
         Settings {
             identity: Arc::new(identity),
             heartbeat: Heartbeat::balanced(),
-            queue: QueueLimits { messages_max: 100, bytes_max: 1024 * 1024 },
+            queue: QueueLimits { messages_max: 100, bytes_max: 1 << 20, total_bytes_max: 1 << 24 },
             payload_bytes_max: 64 * 1024,
             in_flight_max: 1_000,
             peers_max: 16,
