@@ -122,7 +122,8 @@ async fn dead_client_is_a_ghost_after_the_timeout() {
     let _alive = join(silent("alive").connect(server.address().unwrap()), &server).await;
     let mut events = server.events();
     let killed = Instant::now();
-    dead.kill();
+    // Its handle says goodbye when it is dropped, if its runtime still runs.
+    let _corpse = dead.kill();
     let gone = ("dead".to_owned(), Direction::Downstream, LeaveReason::Ghost);
     assert_eq!(left(&mut events).await, gone);
     // Its last ping was at most one interval before its death.
@@ -138,7 +139,7 @@ async fn restarted_client_takes_its_name_back() {
     let first = Process::start(client());
     server.wait_for_peers(&Filter::any(), 1, DEADLINE).await.unwrap();
     let mut events = server.events();
-    first.kill();
+    let _first = first.kill();
     let second = client().start().unwrap();
     soon(async {
         while let Ok(Some(peer)) = events.next_joined().await {
@@ -187,7 +188,7 @@ async fn client_reconnects_when_its_server_is_started_again() {
     let address = first.node.address().unwrap().clone();
     let client = dial("client", &first.node).await;
     let mut events = client.events();
-    first.kill();
+    let _first = first.kill();
     left(&mut events).await;
     let second = soon(async {
         loop {
