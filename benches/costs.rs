@@ -14,7 +14,7 @@
 //! perf probe -x /lib/x86_64-linux-gnu/libc.so.6 'malloc bytes=%di:u64'
 //! cargo bench --bench costs                        a table, half a minute
 //! cargo bench --bench costs -- --json              one JSON object a line
-//! cargo bench --bench costs -- --transport native
+//! cargo bench --bench costs -- --transport libzmq
 //! cargo bench --bench costs -- --payload 65536     of 128 bytes otherwise
 //! ```
 //!
@@ -110,7 +110,7 @@ struct Bench {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let native = arguments.windows(2).any(|pair| pair == ["--transport", "native"]);
+    let native = !arguments.windows(2).any(|pair| pair == ["--transport", "libzmq"]);
     let payload = arguments.windows(2).find(|pair| pair[0] == "--payload");
     let payload = payload.map_or(128, |pair| pair[1].parse().unwrap());
     // Of large payloads as many bytes as of a payload of 1 KiB.
@@ -168,9 +168,9 @@ fn print(json: bool, operation: Operation, at_once: usize, costs: &BTreeMap<Role
 
 impl Bench {
     async fn start(native: bool, payload: usize) -> Self {
-        let flags: &[&str] = if native { &["--transport", "native"] } else { &[] };
-        let cluster = Processes::start_with(3, flags).await;
-        let kind = if native { Kind::Native } else { Kind::default() };
+        let flags = ["--transport", if native { "native" } else { "libzmq" }];
+        let cluster = Processes::start_with(3, &flags).await;
+        let kind = if native { Kind::Native } else { Kind::Libzmq };
         let mut builder = Node::builder("client").heartbeat(HEARTBEAT).transport_kind(kind);
         for number in 0..cluster.count() {
             builder = builder.connect(cluster.address(number));

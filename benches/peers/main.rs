@@ -12,7 +12,7 @@
 //! ```text
 //! cargo bench --bench peers                       a few minutes, a table
 //! cargo bench --bench peers -- set --rounds 3     only cases whose name contains that
-//! cargo bench --bench peers -- --transport native zmesh without libzmq
+//! cargo bench --bench peers -- --transport libzmq zmesh over libzmq
 //! cargo bench --bench peers -- --connections 1    others share one connection
 //! cargo bench --bench peers -- --json             one JSON object a line
 //! cargo bench --bench peers -- --markdown         the table for a page

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! cargo bench --bench scale                                a few minutes
-//! cargo bench --bench scale -- peers --transport native    one part; not over libzmq
+//! cargo bench --bench scale -- peers --transport libzmq    one part; over libzmq
 //! cargo bench --bench scale -- --json                      one JSON object a line
 //! cargo bench --bench scale -- --test                      everything small
 //! ```
