@@ -7,6 +7,8 @@
 //! - `ZMESH_SEED=n cargo test --test sim` runs one seed of every kind and says what it did.
 //! - `ZMESH_SEEDS=n cargo test --test sim` runs n seeds instead of the usual number.
 
+#[path = "sim/figure_eight.rs"]
+mod figure_eight;
 #[path = "sim/history.rs"]
 mod history;
 #[path = "replica/journal.rs"]
