@@ -2,16 +2,15 @@
 //!
 //! Not measured: sockets, syncs, threads. Replicas are real cores over disks in memory.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use zmesh::consensus::membership::{Bootstrap, Member};
 use zmesh::kv::{Command, KvMachine};
-use zmesh::replica::{Core, Options, Setup, Store, settle};
-use zmesh::wal::{self, MemoryDisk};
-use zmesh::{Incarnation, Time};
+use zmesh::replica::{Core, Store, settle};
+use zmesh::{Time, wal};
+
+#[path = "../tests/replica/fresh.rs"]
+mod fresh;
 
 fn main() {
     divan::main();
@@ -26,12 +25,11 @@ struct Group {
 impl Group {
     /// Three replicas with a leader, which is the first number.
     fn elected() -> (usize, Self) {
-        let member = |raft_id: u64| {
-            let node = format!("node-{raft_id}").parse().expect("a short name");
-            Member { raft_id, node, voter: true }
-        };
-        let bootstrap = Bootstrap::new((1..=3).map(member).collect()).expect("three voters");
-        let nodes = bootstrap.members().iter().map(|member| start(member, &bootstrap)).collect();
+        let bootstrap = fresh::members(3);
+        let options = wal::Options { reserve_bytes: 0, ..wal::Options::default() };
+        let start =
+            |raft_id| fresh::replica(raft_id, &bootstrap, KvMachine::new(), options, Time::ZERO);
+        let nodes = (1..=3).map(start).collect();
         let mut group = Self { nodes, now: Time::ZERO, done: 0 };
         loop {
             group.now = group.now + Duration::from_millis(50);
@@ -63,28 +61,6 @@ impl Group {
             }
         }
     }
-}
-
-fn start(member: &Member, bootstrap: &Bootstrap) -> (Core<KvMachine, usize>, Store) {
-    let disk = Arc::new(MemoryDisk::new());
-    let options = wal::Options { reserve_bytes: 0, ..wal::Options::default() };
-    let (node, raft_id) = (member.node.clone(), member.raft_id);
-    let store = Store::create(disk, Path::new("/data"), options, node, raft_id, bootstrap);
-    let store = store.expect("a disk in memory");
-    let core = Core::new(Setup {
-        raft_id,
-        incarnation: Incarnation(1),
-        bootstrap: bootstrap.clone(),
-        snapshot: None,
-        older_snapshots: Vec::new(),
-        hard_state: store.hard_state(),
-        log: store.log(),
-        machine: KvMachine::new(),
-        options: Options::default(),
-        rng: fastrand::Rng::with_seed(raft_id),
-        now: Time::ZERO,
-    });
-    (core.expect("a new log"), store)
 }
 
 /// Commits this many writes of 128 bytes together on three replicas in one thread, with their logs

@@ -9,6 +9,8 @@
 
 #[path = "sim/figure_eight.rs"]
 mod figure_eight;
+#[path = "replica/fresh.rs"]
+mod fresh;
 #[path = "sim/history.rs"]
 mod history;
 #[path = "replica/journal.rs"]

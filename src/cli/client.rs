@@ -186,7 +186,9 @@ fn refused(refusals: &BTreeMap<Address, String>, connect: &Connect) -> Failure {
         true => {
             "after # stands what `zmesh key show` prints there, and `zmesh key allow` lets yours in"
         }
-        false => "name the mesh with --cluster",
+        false => {
+            "name the mesh with --cluster, and its keys, if it has any: HOST:PORT#KEY, --key-file"
+        }
     };
     Failure::new(Exit::Refused, message).next(next)
 }

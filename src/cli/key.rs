@@ -130,7 +130,7 @@ fn revoke(args: &Revoke) -> Result<(), Failure> {
     if lines.is_empty() {
         let message = format!("{} has no key of {}", path.display(), args.whose);
         return Err(Failure::new(Exit::Refused, message)
-            .next("give the key itself: `zmesh status` names the keys of peers"));
+            .next("give the key itself: `zmesh peers` shows those of nodes, the log of a node those it refused"));
     }
     Ok(put_in_allow_list(path, &lines)?)
 }

@@ -299,21 +299,10 @@ impl Builder {
     }
 
     fn make_transport(&self, options: transport::Options) -> Box<dyn Transport> {
+        let keys = self.keys.clone();
         match self.kind() {
-            transport::Kind::Libzmq => {
-                let transport = ZmqTransport::new(options);
-                Box::new(match &self.keys {
-                    Some(keys) => transport.with_keys(keys.clone()),
-                    None => transport,
-                })
-            }
-            transport::Kind::Native => {
-                let transport = NativeTransport::new(options);
-                Box::new(match &self.keys {
-                    Some(keys) => transport.with_keys(keys.clone()),
-                    None => transport,
-                })
-            }
+            transport::Kind::Libzmq => Box::new(ZmqTransport::new(options).with_keys(keys)),
+            transport::Kind::Native => Box::new(NativeTransport::new(options).with_keys(keys)),
         }
     }
 

@@ -94,35 +94,14 @@ impl World for Inproc {
     }
 }
 
-/// libzmq over TCP with keys, all of whose nodes have the same one.
-struct Curve;
+/// TCP with keys, all of whose nodes have the same one.
+struct Curve<K>(std::marker::PhantomData<K>);
 
-impl World for Curve {
-    type Transport = Driven<ZmqTransport>;
+impl<K: keys::Keyed> World for Curve<K> {
+    type Transport = Driven<K::Transport>;
 
-    fn transport(&self, options: Options) -> Driven<ZmqTransport> {
-        let transport = ZmqTransport::new(options).with_keys(keys::pair(1));
-        let mut transport = Driven::new(transport);
-        transport.allow(keys::allowed(&[1]));
-        transport
-    }
-
-    fn address(&self) -> Address {
-        parse("tcp://127.0.0.1:0")
-    }
-}
-
-/// As [`Curve`], without libzmq.
-struct NativeCurve;
-
-impl World for NativeCurve {
-    type Transport = Driven<NativeTransport>;
-
-    fn transport(&self, options: Options) -> Driven<NativeTransport> {
-        let transport = NativeTransport::new(options).with_keys(keys::pair(1));
-        let mut transport = Driven::new(transport);
-        transport.allow(keys::allowed(&[1]));
-        transport
+    fn transport(&self, options: Options) -> Driven<K::Transport> {
+        K::transport_with(options, 1, &[1])
     }
 
     fn address(&self) -> Address {
@@ -310,10 +289,10 @@ macro_rules! all_worlds {
         conformance!(tcp_ipv6, Tcp("tcp://[::1]:0"), [$($claim),*]);
         conformance!(ipc, Ipc(tempfile::tempdir().unwrap()), [$($claim),*]);
         conformance!(inproc, Inproc, [$($claim),*]);
-        conformance!(tcp_curve, Curve, [$($claim),*]);
+        conformance!(tcp_curve, Curve::<keys::Zmq>(Default::default()), [$($claim),*]);
         conformance!(native_tcp, NativeTcp("tcp://127.0.0.1:0"), [$($claim),*]);
         conformance!(native_tcp_ipv6, NativeTcp("tcp://[::1]:0"), [$($claim),*]);
-        conformance!(native_curve, NativeCurve, [$($claim),*]);
+        conformance!(native_curve, Curve::<keys::Native>(Default::default()), [$($claim),*]);
         conformance!(native_ipc, NativeIpc(tempfile::tempdir().unwrap()), [$($claim),*]);
     };
 }

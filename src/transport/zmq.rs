@@ -112,10 +112,11 @@ impl ZmqTransport {
         }
     }
 
-    /// Encrypts with these keys: what is bound from now on, and links to addresses with a key.
+    /// Encrypts with these keys, if there are any: what is bound from now on, and links to addresses
+    /// with a key.
     #[must_use]
-    pub fn with_keys(mut self, keys: KeyPair) -> Self {
-        self.keys = Some(keys);
+    pub fn with_keys(mut self, keys: impl Into<Option<KeyPair>>) -> Self {
+        self.keys = keys.into();
         self
     }
 

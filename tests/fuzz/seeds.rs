@@ -1,5 +1,6 @@
-//! Valid inputs, from which the corpora begin: `cargo test --test fuzz -- --ignored` writes them anew
-//! after a change of what is on the wire or on the disk.
+//! Valid inputs, from which the corpora begin. They are those of the present code, or fuzzing would
+//! begin with what is refused at once: after a change of what is on the wire or on the disk,
+//! `ZMESH_FUZZ_WRITE=1 cargo test --test fuzz seeds` writes them anew.
 
 use std::fs;
 use std::path::Path;
@@ -19,31 +20,45 @@ use zmesh::{Incarnation, RequestId, Time, log};
 
 use super::targets::replica;
 
-fn write(target: &str, inputs: impl IntoIterator<Item = Vec<u8>>) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    fs::create_dir_all(&folder).unwrap();
-    for (number, input) in inputs.into_iter().enumerate() {
-        fs::write(folder.join(format!("seed-{number:02}")), input).unwrap();
+#[test]
+fn seeds_are_those_of_the_present_code() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let writes = std::env::var_os("ZMESH_FUZZ_WRITE").is_some();
+    for (target, inputs) in seeds() {
+        for (number, input) in inputs.into_iter().enumerate() {
+            let file = corpora.join(target).join(format!("seed-{number:02}"));
+            if writes {
+                fs::create_dir_all(corpora.join(target)).unwrap();
+                fs::write(&file, input).unwrap();
+            } else {
+                let found = fs::read(&file).unwrap_or_default();
+                assert!(found == input, "{} is old: see the head of this file", file.display());
+            }
+        }
     }
 }
 
-#[test]
-#[ignore = "writes files of the project"]
-fn seeds_are_written() {
-    write("envelope", envelopes());
-    write("system", systems());
-    write("payload", payloads());
-    write("frames", frames());
-    write("client", clients());
-    write("snapshot", snapshots());
-    // Where, how, and what is written there.
-    write(
-        "segment",
-        [[&[0, 0, 0][..], &[0; 64]].concat(), vec![9, 1, 1], [&[64, 0, 2][..], b"x"].concat()],
-    );
-    write("metadata", [vec![0, 1, 2, 3], vec![], [&[9][..], &[0; 256]].concat()]);
-    write("model", [b"\x00\x01\x02\x02\x01\x00\x03\x00\x00\x01\x02\x04\x00\x07\x09".to_vec()]);
-    write("config", CONFIGS.iter().map(|text| text.as_bytes().to_vec()));
+fn seeds() -> [(&'static str, Vec<Vec<u8>>); 10] {
+    [
+        ("client", clients()),
+        ("config", CONFIGS.iter().map(|text| text.as_bytes().to_vec()).collect()),
+        ("envelope", envelopes()),
+        ("frames", frames()),
+        ("metadata", vec![vec![0, 1, 2, 3], vec![], [&[9][..], &[0; 256]].concat()]),
+        ("model", vec![b"\x00\x01\x02\x02\x01\x00\x03\x00\x00\x01\x02\x04\x00\x07\x09".to_vec()]),
+        ("payload", payloads()),
+        // Where, how, and what is written there.
+        (
+            "segment",
+            vec![
+                [&[0, 0, 0][..], &[0; 64]].concat(),
+                vec![9, 1, 1],
+                [&[64, 0, 2][..], b"x"].concat(),
+            ],
+        ),
+        ("snapshot", snapshots()),
+        ("system", systems()),
+    ]
 }
 
 const CONFIGS: &[&str] = &[

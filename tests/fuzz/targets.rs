@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use zmesh::config::{PeerAddress, Period, Size, Written};
-use zmesh::consensus::membership::{Bootstrap, Member};
 use zmesh::keys::{AllowList, PublicKey};
 use zmesh::kv::{self, KvMachine};
 use zmesh::log::groups::{GroupCommand, GroupQuery, GroupResponse, Groups};
@@ -20,9 +19,12 @@ use zmesh::protocol::frame::Envelopes;
 use zmesh::protocol::handlers::Pattern;
 use zmesh::protocol::payload;
 use zmesh::protocol::system::System;
-use zmesh::replica::{Core, Effects, Machine, NoPast, Sessions, Setup, Store, image_bytes, settle};
+use zmesh::replica::{Core, Effects, Machine, NoPast, Sessions, Store, image_bytes, settle};
 use zmesh::wal::{self, Disk, Entry, EntryKind, HardState, Identity, MemoryDisk, Wal};
-use zmesh::{Address, Incarnation, NodeId, Time};
+use zmesh::{Address, NodeId, Time};
+
+#[path = "../replica/fresh.rs"]
+mod fresh;
 
 /// Takes one input.
 pub(crate) type Target = fn(&[u8]);
@@ -91,37 +93,10 @@ pub(crate) fn payloads(data: &[u8]) {
     }
 }
 
-fn bootstrap() -> Bootstrap {
-    let member =
-        |raft_id, name: &str| Member { raft_id, node: name.parse().expect("a name"), voter: true };
-    let members = vec![member(1, "a"), member(2, "b"), member(3, "c")];
-    Bootstrap::new(members).expect("members")
-}
-
-/// A replica of three that has just begun, and where it keeps what it must.
+/// One of three replicas that have just begun.
 pub(crate) fn replica(raft_id: u64, now: Time) -> (Core<Sessions<KvMachine>, ()>, Store) {
-    let (disk, dir) = (Arc::new(MemoryDisk::new()), Path::new("/data"));
-    let options =
-        wal::Options { segment_bytes: 1 << 16, reserve_bytes: 0, window_bytes_max: 1 << 12 };
-    let bootstrap = bootstrap();
-    let name = bootstrap.members().iter().find(|member| member.raft_id == raft_id);
-    let name = name.expect("a member").node.clone();
-    let store = Store::create(disk, dir, options, name, raft_id, &bootstrap);
-    let store = store.expect("a new directory");
-    let core = Core::new(Setup {
-        raft_id,
-        incarnation: Incarnation(raft_id),
-        bootstrap,
-        snapshot: None,
-        older_snapshots: Vec::new(),
-        hard_state: store.hard_state(),
-        log: store.log(),
-        machine: Sessions::new(KvMachine::new()),
-        options: zmesh::replica::Options::default(),
-        rng: fastrand::Rng::with_seed(raft_id),
-        now,
-    });
-    (core.expect("a replica"), store)
+    let machine = Sessions::new(KvMachine::new());
+    fresh::replica(raft_id, &fresh::members(3), machine, fresh::SMALL, now)
 }
 
 /// What another replica sends: frames of consensus and of snapshots, with the right envelope, to one
@@ -130,7 +105,7 @@ pub(crate) fn frames(data: &[u8]) {
     let now = Time::from_start(Duration::ZERO);
     let (mut core, mut store) = replica(1, now);
     let mut unwritten = None;
-    let cluster = bootstrap().cluster_id().as_u128();
+    let cluster = fresh::members(3).cluster_id().as_u128();
     let mut rest = data;
     while let Some((header, after)) = rest.split_at_checked(6) {
         let bytes = usize::from(u16::from_le_bytes([header[4], header[5]])).min(after.len());

@@ -6,19 +6,18 @@
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use raft::eraftpb::MessageType;
-use zmesh::consensus::membership::{Bootstrap, Member};
+use zmesh::Time;
+use zmesh::consensus::membership::Bootstrap;
 use zmesh::consensus::wire::{self, Envelope};
 use zmesh::consensus::{Log, Persist, Role};
 use zmesh::kv::{Command, KvMachine};
-use zmesh::replica::{Core, Options, Setup, Store, settle};
-use zmesh::wal::{self, MemoryDisk};
-use zmesh::{Incarnation, Time};
+use zmesh::replica::{Core, Store, settle};
+
+use crate::fresh;
 
 const STEP: Duration = Duration::from_millis(20);
 
@@ -55,14 +54,14 @@ struct Five {
 
 impl Five {
     fn new(counts: bool) -> Self {
-        let member = |raft_id: u64| Member {
-            raft_id,
-            node: format!("n{raft_id}").parse().unwrap(),
-            voter: true,
-        };
-        let bootstrap = Bootstrap::new((1..=5).map(member).collect()).unwrap();
+        let bootstrap = fresh::members(5);
         let now = Time::from_start(Duration::ZERO);
-        let replicas = (1..=5).map(|raft_id| replica(raft_id, &bootstrap, now)).collect();
+        let replica = |raft_id| {
+            let (core, store) =
+                fresh::replica(raft_id, &bootstrap, KvMachine::new(), fresh::SMALL, now);
+            Replica { core, store, unwritten: None }
+        };
+        let replicas = (1..=5).map(replica).collect();
         Self { bootstrap, replicas, open: BTreeSet::new(), sent: Vec::new(), now, asked: 0, counts }
     }
 
@@ -138,28 +137,6 @@ impl Five {
     fn steps(&mut self, count: u32) {
         (0..count).for_each(|_| self.step());
     }
-}
-
-fn replica(raft_id: u64, bootstrap: &Bootstrap, now: Time) -> Replica {
-    let options =
-        wal::Options { segment_bytes: 1 << 16, reserve_bytes: 0, window_bytes_max: 1 << 12 };
-    let name = format!("n{raft_id}").parse().unwrap();
-    let disk = Arc::new(MemoryDisk::new());
-    let store = Store::create(disk, Path::new("/data"), options, name, raft_id, bootstrap).unwrap();
-    let core = Core::new(Setup {
-        raft_id,
-        incarnation: Incarnation(raft_id),
-        bootstrap: bootstrap.clone(),
-        snapshot: None,
-        older_snapshots: Vec::new(),
-        hard_state: store.hard_state(),
-        log: store.log(),
-        machine: KvMachine::new(),
-        options: Options::default(),
-        rng: fastrand::Rng::with_seed(raft_id),
-        now,
-    });
-    Replica { core: core.unwrap(), store, unwritten: None }
 }
 
 /// Whether nothing is applied that the last leader does not have, and what it has is.

@@ -13,6 +13,14 @@ use crate::timer::Time;
 use crate::transport::{Route, RoutingId};
 use crate::trust::Trust;
 
+/// A greeting under a name that is not that of the key.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("key {key:?} may not be {node}")]
+struct Misnamed {
+    key: Option<PublicKey>,
+    node: NodeId,
+}
+
 /// A message on a route by a key that is not, or no longer, the one that belongs there.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a key that is not allowed here")]
@@ -109,7 +117,9 @@ impl<T> Core<T> {
             System::Hello(greeting) | System::Welcome(greeting)
                 if !self.settings.trust.may_be(key.as_ref(), &greeting.node) =>
             {
-                tracing::warn!(node = %greeting.node, key = ?key, "refused a name of another key");
+                self.counters.reject("misnamed");
+                let node = greeting.node.clone();
+                self.refuse_log.note(now, route, &Misnamed { key, node });
                 self.refuse(now, route, greeting.node);
                 None
             }

@@ -6,12 +6,12 @@ use super::*;
 use crate::keys::{Allowed, KeyPair, Role};
 
 /// The key pair of this number.
-pub(super) fn pair(number: u8) -> KeyPair {
+fn pair(number: u8) -> KeyPair {
     KeyPair::from_secret(&[number; 32]).unwrap()
 }
 
 /// A list with the keys of these numbers.
-pub(super) fn allowed(numbers: &[u8]) -> Arc<AllowList> {
+fn allowed(numbers: &[u8]) -> Arc<AllowList> {
     let mut list = AllowList::default();
     for number in numbers {
         let node = format!("n{number}").parse().unwrap();
@@ -21,36 +21,40 @@ pub(super) fn allowed(numbers: &[u8]) -> Arc<AllowList> {
 }
 
 /// Makes transports with keys.
-trait Keyed {
+pub(super) trait Keyed {
     type Transport: Transport + 'static;
 
-    fn make(keys: KeyPair) -> Self::Transport;
+    fn make(options: Options, keys: KeyPair) -> Self::Transport;
 
-    /// One that lets in the keys of these numbers.
-    fn transport(number: u8, allows: &[u8]) -> Driven<Self::Transport> {
-        let mut transport = Driven::new(Self::make(pair(number)));
+    /// One with the keys of this number, that lets in those of these numbers.
+    fn transport_with(options: Options, number: u8, allows: &[u8]) -> Driven<Self::Transport> {
+        let mut transport = Driven::new(Self::make(options, pair(number)));
         transport.allow(allowed(allows));
         transport
     }
+
+    fn transport(number: u8, allows: &[u8]) -> Driven<Self::Transport> {
+        Self::transport_with(Options::default(), number, allows)
+    }
 }
 
-struct Zmq;
+pub(super) struct Zmq;
 
 impl Keyed for Zmq {
     type Transport = ZmqTransport;
 
-    fn make(keys: KeyPair) -> ZmqTransport {
-        ZmqTransport::new(Options::default()).with_keys(keys)
+    fn make(options: Options, keys: KeyPair) -> ZmqTransport {
+        ZmqTransport::new(options).with_keys(keys)
     }
 }
 
-struct Native;
+pub(super) struct Native;
 
 impl Keyed for Native {
     type Transport = NativeTransport;
 
-    fn make(keys: KeyPair) -> NativeTransport {
-        NativeTransport::new(Options::default()).with_keys(keys)
+    fn make(options: Options, keys: KeyPair) -> NativeTransport {
+        NativeTransport::new(options).with_keys(keys)
     }
 }
 
