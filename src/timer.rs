@@ -57,12 +57,20 @@ impl fmt::Display for Time {
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: tokio::time::Instant,
+    /// What the clock on the wall said at the start; none to look at it.
+    wall: Option<Duration>,
 }
 
 impl Clock {
     /// Starts counting.
     pub fn start() -> Self {
-        Self { start: tokio::time::Instant::now() }
+        Self { start: tokio::time::Instant::now(), wall: None }
+    }
+
+    /// Starts counting, and takes it to be so long since the year 1970 began: the clock on the wall
+    /// goes with this one. For simulations.
+    pub fn start_at(since_1970: Duration) -> Self {
+        Self { wall: Some(since_1970), ..Self::start() }
     }
 
     /// Time since the start.
@@ -70,10 +78,25 @@ impl Clock {
         Time(self.start.elapsed())
     }
 
+    /// Milliseconds since 1970 by the clock on the wall, for people to read. It may jump.
+    pub fn unix_ms(&self) -> u64 {
+        let since_1970 = match self.wall {
+            Some(start) => start + self.start.elapsed(),
+            None => on_the_wall(),
+        };
+        u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The runtime's instant for `time`, to sleep until.
     pub fn instant(&self, time: Time) -> tokio::time::Instant {
         self.start + time.0
     }
+}
+
+fn on_the_wall() -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "for people to read; nothing is decided by it")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The earlier of two deadlines, where none means never.

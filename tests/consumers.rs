@@ -273,3 +273,24 @@ async fn member_that_was_replaced_hears_of_it() {
     let differs = group.create(Start::First, options).await.unwrap_err();
     assert_eq!(differs.code(), ErrorCode::GroupDiffers);
 }
+
+/// What a member has fetched ahead is not handed to it when its time is up: somebody else is done
+/// with it by then.
+#[tokio::test]
+async fn record_that_waited_for_too_long_is_not_handed_out() {
+    let cluster = cluster().await;
+    let options = GroupOptions { ack_timeout: secs(1), ..GroupOptions::default() };
+    let group = group(&cluster, 3, options).await;
+    let mut slow = group.member("slow").prefetch(4).join().await.unwrap();
+    let first = slow.next().await.unwrap();
+    wait_for(&group, |status| status.in_flight == 3).await;
+    let mut quick = group.member("quick").join().await.unwrap();
+    for _ in 0..3 {
+        quick.next().await.unwrap().ack().await.unwrap();
+    }
+    quick.leave().await.unwrap();
+    assert!(matches!(first.ack().await, Err(GroupError::Stale { offset: 0 })));
+    let topic = log(cluster.client()).topic("jobs");
+    let appended = topic.append(Record::new("3")).await.unwrap();
+    assert_eq!(slow.next().await.unwrap().offset, appended.first);
+}

@@ -196,7 +196,8 @@ impl Builder {
         self
     }
 
-    /// Makes random choices repeatable [default: seeded by the system]. For tests.
+    /// Makes random choices repeatable [default: seeded by the system], and lets the clock on the
+    /// wall begin at the start of 2020. For tests and simulations.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -268,7 +269,7 @@ impl Builder {
         let mut identity = Identity::new(&self.cluster, node.clone(), incarnation);
         identity.address.clone_from(&address);
         identity.labels = std::mem::take(&mut self.labels);
-        let clock = Clock::start();
+        let clock = self.clock();
         let core = Core::new(clock.now(), self.settings(Arc::new(identity)), rng);
         let shared = Arc::new(Shared::new(clock, core, self.events_max));
         let (finish, finished) = watch::channel(false);
@@ -310,6 +311,13 @@ impl Builder {
         match self.seed {
             Some(seed) => fastrand::Rng::with_seed(seed),
             None => fastrand::Rng::with_seed(entropy()),
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        match self.seed {
+            Some(_) => Clock::start_at(START_OF_2020),
+            None => Clock::start(),
         }
     }
 
@@ -412,6 +420,9 @@ impl Builder {
         }
     }
 }
+
+/// Counted from the start of 1970.
+const START_OF_2020: Duration = Duration::from_secs(1_577_836_800);
 
 /// A number that no other process draws.
 fn entropy() -> u64 {

@@ -369,6 +369,11 @@ impl<T> Core<T> {
         Ok(())
     }
 
+    /// A number that nobody else draws.
+    pub(crate) fn random_nonzero(&mut self) -> u64 {
+        self.rng.u64(1..)
+    }
+
     /// Gives up the link to `address`; its peer leaves.
     pub(crate) fn disconnect(&mut self, now: Time, address: &Address) {
         self.discovery.handle(now, discovery::Input::RemoveSeed { address: address.clone() });

@@ -342,7 +342,8 @@ impl Links {
 ///
 /// The smallest difference between the two clocks that was seen stands for an instant delivery;
 /// whatever exceeds it is time lost in queues, in the network, or while one side was stopped. Two
-/// windows follow the slow drift between two machines' clocks.
+/// windows follow the slow drift between two machines' clocks: what one gains on the other in two
+/// minutes counts as lateness, 24 ms for a drift of 200 millionths.
 #[derive(Debug, Default)]
 struct Lateness {
     window_end: Option<Time>,

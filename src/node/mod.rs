@@ -448,6 +448,11 @@ impl Node {
         Events { receiver, ended: self.is_stopped() }
     }
 
+    /// A number that nobody else draws.
+    pub(crate) fn random_nonzero(&self) -> u64 {
+        self.handle.shared.with(|core, _| core.random_nonzero())
+    }
+
     /// The clock of everything that this node runs.
     pub(crate) fn clock(&self) -> Clock {
         self.handle.shared.clock

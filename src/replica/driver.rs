@@ -112,6 +112,17 @@ fn cause(error: &StartError) -> StopCause {
     }
 }
 
+/// Does what should not hold up a turn: on another thread if the disk may have to be waited for.
+fn aside<T: Send + 'static>(
+    blocks: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    match blocks {
+        true => tokio::task::spawn_blocking(work),
+        false => tokio::spawn(async { work() }),
+    }
+}
+
 /// How far a pass over the files is.
 enum Pass {
     /// One is under way, and rests.
@@ -168,9 +179,10 @@ impl<M: Machine> Driver<M> {
                     Pass::Between(_) | Pass::Quiet => std::future::pending().await,
                 }
             };
+            // Work that is done comes first: it is rare, and holds the directory. In this order
+            // always, so that a simulation can be repeated.
             tokio::select! {
-                () = self.shared.wake.notified() => {}
-                () = timer => {}
+                biased;
                 read = scrub => {
                     self.pass = Pass::Quiet;
                     let (scrubber, step) =
@@ -183,6 +195,8 @@ impl<M: Machine> Driver<M> {
                     let done = done.map_err(|error| Stopped::new(StopCause::Failed, &error))?;
                     self.core.job_done(done);
                 }
+                () = self.shared.wake.notified() => {}
+                () = timer => {}
             }
             self.scrub();
             self.turn();
@@ -251,9 +265,9 @@ impl<M: Machine> Driver<M> {
             return;
         }
         if let Some(job) = self.core.take_job() {
-            let job = job.with_image(throttled);
             let (files, log) = (self.store.files().clone(), self.store.log());
-            self.job = Some(tokio::task::spawn_blocking(move || {
+            let job = if files.blocks() { job.with_image(throttled) } else { job };
+            self.job = Some(aside(files.blocks(), move || {
                 let done = job.run(&files);
                 // With the log goes the lock of the directory.
                 drop(log);
@@ -280,7 +294,7 @@ impl<M: Machine> Driver<M> {
             Pass::Quiet | Pass::Reading(_) => Box::new(self.store.scrubber()),
         };
         let (bytes, log) = (self.pace.step_bytes(), self.store.log());
-        self.pass = Pass::Reading(tokio::task::spawn_blocking(move || {
+        self.pass = Pass::Reading(aside(self.store.files().blocks(), move || {
             let step = scrubber.step(bytes);
             // With the log goes the lock of the directory.
             drop(log);
@@ -459,6 +473,6 @@ impl<M: Machine> Driver<M> {
         self.node.set_system_label(&service::role_label(self.name), role);
         let role = Some(event.role);
         let leadership = Leadership { role, term: event.term, leader: event.leader };
-        self.shared.leadership.send_replace(leadership);
+        self.shared.set_leadership(leadership);
     }
 }

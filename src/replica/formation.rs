@@ -123,7 +123,7 @@ async fn open_or_create(
     }
     let rejoin = Rejoin::read(disk.as_ref(), dir).map_err(io)?;
     if settings.join || rejoin.is_some() {
-        let raft_id = raft_id(disk.as_ref(), dir)?;
+        let raft_id = raft_id(node, disk.as_ref(), dir)?;
         announce(node, name, raft_id, None);
         let bootstrap = find_cluster(node, name, shared, rejoin.as_ref()).await?;
         let id = node.id().clone();
@@ -133,7 +133,7 @@ async fn open_or_create(
     if !settings.members.contains(node.id()) {
         return Err(FormationError::NotMember { node: node.id().clone() });
     }
-    let raft_id = raft_id(disk.as_ref(), dir)?;
+    let raft_id = raft_id(node, disk.as_ref(), dir)?;
     announce(node, name, raft_id, None);
     let members = meet(node, name, raft_id, settings, shared).await?;
     let bootstrap = Bootstrap::new(members)?;
@@ -339,14 +339,14 @@ pub fn new_raft_id() -> u64 {
 }
 
 /// The raft id of this directory: read, or drawn and written before anybody hears of it.
-fn raft_id(disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
+fn raft_id(node: &Node, disk: &dyn Disk, dir: &Path) -> Result<u64, FormationError> {
     let file = dir.join(RAFT_ID_FILE);
     let io = |error| FormationError::Io { file: file.clone(), error };
     disk.create_dir(dir).map_err(io)?;
     if disk.list(dir).map_err(io)?.contains(&file) {
         return read_raft_id(disk, &file);
     }
-    let raft_id = new_raft_id();
+    let raft_id = node.random_nonzero();
     let draft = dir.join("raft-id.new");
     let written = disk.open(&draft, OpenMode::CreateEmpty).map_err(io)?;
     written.write_at(format!("{raft_id:016x}").as_bytes(), 0).map_err(io)?;

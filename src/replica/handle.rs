@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::ack::{Acknowledged, Acks};
@@ -180,7 +181,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Bytes of the operations that were taken in for others and are not answered.
     held_bytes: AtomicUsize,
-    pub(super) leadership: watch::Sender<Leadership>,
+    leadership: watch::Sender<Leadership>,
+    leadership_changed: Notify,
     pub(super) in_sync: watch::Sender<InSync>,
     /// Writes that nobody waits for and that got no further than here.
     pub(super) unanswered_dropped: AtomicU64,
@@ -237,12 +239,30 @@ impl Shared {
             wake: Notify::new(),
             held_bytes: AtomicUsize::new(0),
             leadership: watch::Sender::new(nobody),
+            leadership_changed: Notify::new(),
             in_sync: watch::Sender::new(InSync::default()),
             unanswered_dropped: AtomicU64::new(0),
             progress: Mutex::new(Phase::Forming(missing)),
             bootstrap: OnceLock::new(),
             request_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub(super) fn leadership(&self) -> Leadership {
+        self.leadership.borrow().clone()
+    }
+
+    /// Says who leads from here on.
+    pub(super) fn set_leadership(&self, leadership: Leadership) {
+        self.leadership.send_replace(leadership);
+        self.leadership_changed.notify_waiters();
+    }
+
+    /// Ready as soon as who leads has changed since the call. Operations that wait go on in the
+    /// order in which they came, which those that wait for a `watch` do not.
+    pub(super) fn leadership_changed(&self) -> Notified<'_> {
+        self.leadership_changed.notified()
     }
 
     /// Puts something into the inbox, or says why not; then it had no effect.
@@ -334,7 +354,7 @@ impl Shared {
         // First the reason: whoever is woken by the leadership looks for it.
         *self.progress.lock() = Phase::Stopped(stopped);
         let nobody = Leadership { role: None, term: 0, leader: None };
-        self.leadership.send_replace(nobody);
+        self.set_leadership(nobody);
         self.in_sync.send_replace(InSync::default());
         for input in inputs {
             match input {
@@ -406,6 +426,7 @@ impl Replica {
             let _guard = PanicGuard(Arc::clone(&running));
             let files = (Arc::clone(&disk), settings.data_dir.clone());
             let started = tokio::select! {
+                biased;
                 started = formation::form(disk, &of_node, name, &settings, &running) => started,
                 () = closed(&running) => Err(formation::FormationError::Closed),
             };
@@ -416,6 +437,7 @@ impl Replica {
                     let rejoined = formation::finish(files, node.clone(), name, &running);
                     let options = settings.options;
                     tokio::select! {
+                        biased;
                         ended = driver::run(node, name, options, store, machine, &running) => ended,
                         stopped = rejoined => Err(stopped),
                     }

@@ -30,7 +30,7 @@ use super::admin::{HashReport, Roster};
 use super::core::{Applied, Reply};
 use super::error::ReplicaError;
 use super::formation::raft_id_label;
-use super::handle::{Input, Leadership, Progress, Shared};
+use super::handle::{Input, Progress, Shared};
 use super::machine::CommandId;
 use super::status::Status;
 use crate::error::{Effect, ErrorCode};
@@ -364,7 +364,7 @@ impl Passing {
 
     /// Takes a command here, or sends it to the leader, and tells nobody what became of it.
     async fn onwards(&self, bytes: Bytes, direct: bool) -> Result<(), ReplicaError> {
-        let leader = self.shared.leadership.borrow().leader.clone();
+        let leader = self.shared.leadership().leader;
         match leader {
             Some(leader) if leader != *self.node.id() && !direct => {
                 let subject = self.operation.subject(self.name) + ".direct";
@@ -384,10 +384,9 @@ impl Passing {
 
     /// Tries here or at the leader until it is done, has failed for good, or time is up.
     async fn anywhere(&self, bytes: Bytes, deadline: Time) -> Result<Bytes, HandlerError> {
-        let mut leadership = self.shared.leadership.subscribe();
         loop {
-            let leader = leadership.borrow_and_update().leader.clone();
-            let refusal = match leader {
+            let changed = self.shared.leadership_changed();
+            let refusal = match self.shared.leadership().leader {
                 Some(leader) if leader != *self.node.id() => {
                     // Boxed: most clients ask the leader, and what waits here need not be large.
                     match Box::pin(self.there(&leader, bytes.clone(), deadline)).await {
@@ -408,7 +407,7 @@ impl Passing {
             }
             let wait = RETRY_WAIT.min(deadline.saturating_since(now));
             // Either tells that it may go better: a new leader, or some time.
-            drop(tokio::time::timeout(wait, leadership.changed()).await);
+            drop(tokio::time::timeout(wait, changed).await);
             if self.shared.clock.now() >= deadline {
                 let not_formed = refusal.code == ErrorCode::NotFormed;
                 let late = || self.refuse(&ReplicaError::NoQuorum);
@@ -430,6 +429,7 @@ impl Passing {
             Operation::Command | Operation::Member(_) => request.await,
             // A leader that is paused or cut off would keep the query until its deadline.
             Operation::Inquire | Operation::Query | Operation::Wait => tokio::select! {
+                biased;
                 reply = async { request.await } => reply,
                 () = self.superseded(leader) => {
                     return Err(self.refuse(&ReplicaError::NoQuorum));
@@ -441,17 +441,18 @@ impl Passing {
 
     /// Returns when another leader is known.
     async fn superseded(&self, leader: &NodeId) {
-        let mut leadership = self.shared.leadership.subscribe();
-        let other = |now: &Leadership| now.leader.as_ref().is_some_and(|now| now != leader);
-        // The sender is gone only with the replica, and then the answer decides.
-        if leadership.wait_for(other).await.is_err() {
-            std::future::pending::<()>().await;
+        loop {
+            let changed = self.shared.leadership_changed();
+            if self.shared.leadership().leader.is_some_and(|now| now != *leader) {
+                return;
+            }
+            changed.await;
         }
     }
 
     /// An error as it goes on the wire, with the leader if it is known.
     fn refuse(&self, error: &ReplicaError) -> HandlerError {
-        let leader = self.shared.leadership.borrow().leader.clone();
+        let leader = self.shared.leadership().leader;
         let address = leader.as_ref().and_then(|leader| {
             let peer = self.node.peers().into_iter().find(|peer| peer.node == *leader)?;
             Some((leader.clone(), peer.address?.to_string()))

@@ -104,6 +104,11 @@ impl SnapshotFiles {
         self.shared.cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the disk may have to be waited for.
+    pub(super) fn blocks(&self) -> bool {
+        self.shared.disk.blocks()
+    }
+
     /// Whether [`Self::cancel`] was called.
     pub(super) fn cancelled(&self) -> &AtomicBool {
         &self.shared.cancelled

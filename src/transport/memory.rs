@@ -2,7 +2,8 @@
 //!
 //! Every [`Network`] is a world of its own, in which any [`Address`] is just a name. It can delay
 //! and lose messages and cut stations off from each other; all random choices come from its seed.
-//! Delays run on tokio's clock, so that a test with paused time does not wait.
+//! Delays run on tokio's clock, so that a test with paused time does not wait; or on that of a
+//! simulation, which has several runtimes and says itself what time it is.
 //!
 //! This file is the shell; what happens is decided in `core`, which is pure.
 
@@ -57,14 +58,50 @@ pub struct Network {
 struct Hub {
     core: Core,
     wakers: BTreeMap<Station, Waker>,
-    clock: Option<Clock>,
+    pace: Pace,
+}
+
+/// Who says what time it is.
+enum Pace {
+    /// The caller of [`Network::advance`].
+    ByHand(Time),
+    /// The runtime, whose clock is read for the first time when something happens.
+    Runtime(Option<Clock>),
+}
+
+impl Pace {
+    fn now(&mut self) -> Time {
+        match self {
+            Self::ByHand(now) => *now,
+            Self::Runtime(clock) => clock.get_or_insert_with(Clock::start).now(),
+        }
+    }
 }
 
 impl Network {
     /// A network without faults that draws every random choice from `seed`.
     pub fn new(seed: u64) -> Self {
-        let hub = Hub { core: Core::new(seed), wakers: BTreeMap::new(), clock: None };
+        Self::with_pace(seed, Pace::Runtime(None))
+    }
+
+    /// As [`new`](Self::new), but its time stands still until it is [advanced](Self::advance):
+    /// transports on several runtimes then agree on it.
+    pub fn by_hand(seed: u64) -> Self {
+        Self::with_pace(seed, Pace::ByHand(Time::ZERO))
+    }
+
+    fn with_pace(seed: u64, pace: Pace) -> Self {
+        let hub = Hub { core: Core::new(seed), wakers: BTreeMap::new(), pace };
         Self { hub: Arc::new(Mutex::new(hub)) }
+    }
+
+    /// Lets a network [by hand](Self::by_hand) come to this time, and wakes whoever has got
+    /// something by then. Does nothing to any other.
+    pub fn advance(&self, to: Time) {
+        if let Pace::ByHand(now) = &mut self.hub.lock().pace {
+            *now = to;
+        }
+        self.with(|core, now| core.handle(now));
     }
 
     /// A new transport in this network.
@@ -98,7 +135,7 @@ impl Network {
     /// Runs `action` at the present time and wakes whom it concerns.
     fn with<T>(&self, action: impl FnOnce(&mut Core, Time) -> T) -> T {
         let mut hub = self.hub.lock();
-        let now = hub.clock.get_or_insert_with(Clock::start).now();
+        let now = hub.pace.now();
         let result = action(&mut hub.core, now);
         let touched = hub.core.take_touched();
         let wakers: Vec<Waker> =
@@ -134,11 +171,12 @@ impl MemoryTransport {
     /// Sleeps until the network has something to do; `Pending` when it sleeps.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let hub = self.network.hub.lock();
-        let (Some(clock), Some(deadline)) = (hub.clock, hub.core.next_deadline()) else {
+        let (Pace::Runtime(Some(clock)), Some(deadline)) = (&hub.pace, hub.core.next_deadline())
+        else {
             return Poll::Pending;
         };
-        drop(hub);
         let deadline = clock.instant(deadline);
+        drop(hub);
         let sleep = match &mut self.sleep {
             Some(sleep) if sleep.deadline() == deadline => sleep,
             Some(sleep) => {
@@ -209,8 +247,9 @@ impl Transport for MemoryTransport {
 impl Drop for MemoryTransport {
     fn drop(&mut self) {
         self.network.hub.lock().wakers.remove(&self.station);
-        // Outside a runtime there is no clock, and nobody who waits for it.
-        if tokio::runtime::Handle::try_current().is_ok() {
+        // Outside a runtime there is no clock of one, and nobody who waits for it.
+        let by_hand = matches!(self.network.hub.lock().pace, Pace::ByHand(_));
+        if by_hand || tokio::runtime::Handle::try_current().is_ok() {
             self.network.with(|core, now| core.leave(now, self.station));
         } else {
             let mut hub = self.network.hub.lock();

@@ -88,6 +88,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Whether an operation may take long enough that others should not wait for it meanwhile.
+    fn blocks(&self) -> bool {
+        true
+    }
+
     /// Takes the lock on the existing file `path` for reading: others may too, but nobody may have
     /// it exclusively meanwhile. None when somebody does. A disk without shared locks takes the
     /// exclusive one.

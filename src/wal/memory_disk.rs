@@ -401,6 +401,10 @@ impl Disk for MemoryDisk {
         Some(format!("life-{}", self.state.lock().life))
     }
 
+    fn blocks(&self) -> bool {
+        false
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.attempt(Operation::Remove)?;

@@ -261,7 +261,7 @@ fn other_mesh_refuses_and_says_so() {
     let served = Served::start(&[]);
     let other = served.run(&["kv", "get", "k", "--cluster", "other"]);
     let stderr = "error: ipc://socket refused: the node belongs to another cluster\n  \
-        next: name the mesh with --cluster\n";
+        next: name the mesh with --cluster, and its keys, if it has any: HOST:PORT#KEY, --key-file\n";
     assert_eq!(other, failed(1, stderr));
 }
 

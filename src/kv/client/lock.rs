@@ -117,6 +117,7 @@ impl Kv {
         while let Some((before, revision)) = guard.before().await? {
             let mut watch = self.watch(KeyRange::key(before)).after(revision).await?;
             tokio::select! {
+                biased;
                 cleared = cleared(&mut watch) => cleared?,
                 () = guard.lost() => return Err(guard.loss()),
             }

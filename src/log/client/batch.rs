@@ -135,7 +135,7 @@ async fn send(topic: &Topic, mut batch: Vec<Waiting>) {
 async fn append(topic: &Topic, batch: &[Waiting]) -> Result<Appended, Error> {
     let records: Vec<Record> = batch.iter().flat_map(|of| of.records.iter().cloned()).collect();
     let name: Bytes = topic.name_bytes();
-    topic.submit(Append::new(name, super::topic::now_ms(), &records)?).await
+    topic.submit(Append::new(name, topic.clock().unix_ms(), &records)?).await
 }
 
 fn tell(batch: Vec<Waiting>, result: &Result<Appended, Error>) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::lag::{OnLag, Position};
-use super::topic::{ReadLimits, Stored, Topic, now_ms, page, stored};
+use super::topic::{ReadLimits, Stored, Topic, page, stored};
 use crate::error::ErrorCode;
 use crate::log::answer::Page;
 use crate::log::error::Error;
@@ -97,6 +97,7 @@ struct Fetched {
 impl Tail {
     pub(super) fn new(topic: Topic, start: Start) -> Self {
         let turn = if topic.log().local.is_empty() { fastrand::usize(..1 << 16) } else { 0 };
+        let clock = topic.clock();
         Self {
             on_lag: OnLag::Block,
             limits: ReadLimits::default(),
@@ -105,7 +106,7 @@ impl Tail {
             skipped: 0,
             page: VecDeque::new(),
             ahead: None,
-            source: Source { topic, id: 0, turn, clock: Clock::start() },
+            source: Source { topic, id: 0, turn, clock },
             start,
         }
     }
@@ -161,7 +162,7 @@ impl Tail {
     /// The next record of the page, if it is near enough to the end.
     fn take(&mut self) -> Result<Option<Stored>, Error> {
         let Some(first) = self.page.front() else { return Ok(None) };
-        let now = now_ms();
+        let now = self.source.clock.unix_ms();
         let at = Position { next: first.offset, end: self.end, timestamp: first.timestamp };
         match self.on_lag {
             OnLag::Fail(lag) if lag.is_exceeded(at, now) => {

@@ -20,6 +20,7 @@ use crate::log::query::{Query, Read};
 use crate::log::record::{InvalidRecord, Record};
 use crate::log::refusal::Refusal;
 use crate::replica::{AckLevel, Acknowledged, Acks, Applied, Client, ClientError};
+use crate::timer::Clock;
 
 /// A handle to one topic. Clones are cheap, and share the order of what they append.
 ///
@@ -189,7 +190,7 @@ impl Topic {
     /// As [`append`](Self::append).
     pub async fn append_at(&self, expected: u64, records: &[Record]) -> Result<Appended, Error> {
         check(records)?;
-        let append = Append::new(self.name_bytes(), now_ms(), records)?;
+        let append = Append::new(self.name_bytes(), self.clock().unix_ms(), records)?;
         self.submit(Append { expected: Some(expected), ..append }).await
     }
 
@@ -210,7 +211,7 @@ impl Topic {
     /// As [`append`](Self::append).
     pub async fn append_with(&self, records: &[Record], acks: Acks) -> Result<Accepted, Error> {
         check(records)?;
-        let append = Append::new(self.name_bytes(), now_ms(), records)?;
+        let append = Append::new(self.name_bytes(), self.clock().unix_ms(), records)?;
         let append = Append { must_exist: self.must_exist, ..append };
         let count = u64::from(append.count);
         let command = Command::Append(append).encode()?;
@@ -433,6 +434,11 @@ impl Topic {
         self.client.get_or_try_init(|| self.log.client_of(&self.name)).await
     }
 
+    /// The clock of the node that it is reached through.
+    pub(in crate::log) fn clock(&self) -> Clock {
+        self.log.node.clock()
+    }
+
     pub(super) fn log(&self) -> &Log {
         &self.log
     }
@@ -550,12 +556,4 @@ fn lost() -> ClientError {
         message: "the runtime ended".to_owned(),
         command: None,
     }
-}
-
-/// The time by the clock of the wall, in milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "information for people and for lag by age")]
-    let now = std::time::SystemTime::now();
-    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,6 +15,7 @@ use super::error::GroupError;
 use super::options::BATCH_MAX;
 use super::response::{Outcome, Settlement, Verdict};
 use crate::log::{Record, Stored};
+use crate::timer::Time;
 
 /// A record that is this member's to work on.
 ///
@@ -43,6 +44,8 @@ pub(super) struct Ticket {
     unused: Verdict,
     /// The life of the member to which it was given.
     member: u64,
+    /// Until when it is certainly the member's.
+    ends: Time,
 }
 
 /// Where settlements go. The queue has no limit of its own: there is one settlement for each
@@ -124,6 +127,11 @@ impl Delivery {
         self.ticket.member
     }
 
+    /// Until when it is certainly the member's, if it is not [extended](Self::extend).
+    pub(super) fn ends(&self) -> Time {
+        self.ticket.ends
+    }
+
     /// Its holder has seen it: from here on being dropped is a failure.
     pub(super) fn seen(mut self) -> Self {
         self.ticket.unused = Verdict::Again { after: Duration::ZERO };
@@ -133,8 +141,8 @@ impl Delivery {
 
 impl Ticket {
     /// For a record that nobody has seen yet: when it is dropped, that does not count as a try.
-    pub(super) fn new(settlement: Settlement, member: u64, settler: Settler) -> Self {
-        Self { settlement, settler: Some(settler), unused: Verdict::Release, member }
+    pub(super) fn new(settlement: Settlement, member: u64, ends: Time, settler: Settler) -> Self {
+        Self { settlement, settler: Some(settler), unused: Verdict::Release, member, ends }
     }
 
     /// The topic does not have the record any more: there is nothing left to be done with it.

@@ -22,6 +22,7 @@ use super::refusal::Refusal;
 use super::response::{Delivered, GroupResponse, Settlement};
 use crate::id::NodeId;
 use crate::log::{self, Error, ReadLimits};
+use crate::timer::Clock;
 
 /// Wait before a fetch is tried again after one that brought nothing or failed; it doubles up to
 /// the second.
@@ -77,6 +78,7 @@ struct Wanted {
     lost: Notify,
     /// The id of the member; it changes when it has to join again.
     member: AtomicU64,
+    clock: Clock,
 }
 
 impl MemberBuilder {
@@ -86,7 +88,7 @@ impl MemberBuilder {
 
     /// Records that are fetched ahead [default: 0; at most 1,024]. With more, many small records go
     /// faster; but they wait for this member while others might have time, and their
-    /// [time](GroupOptions::ack_timeout) runs meanwhile.
+    /// [time](GroupOptions::ack_timeout) runs meanwhile; when it is up they are given back.
     pub fn prefetch(mut self, records: u32) -> Self {
         self.prefetch = records.min(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX));
         self
@@ -111,6 +113,7 @@ impl MemberBuilder {
             changed: Notify::new(),
             lost: Notify::new(),
             member: AtomicU64::new(member),
+            clock: group.topic().clock(),
         };
         let wanted = Arc::new(wanted);
         let (settler, said) = mpsc::unbounded_channel();
@@ -200,9 +203,10 @@ impl Wanted {
         Waits(Arc::clone(self))
     }
 
-    /// Whether a delivery was made to the present life of the member.
+    /// Whether a delivery was made to the present life of the member, and its time is not up:
+    /// otherwise somebody else may have the record by now, or may be done with it.
     fn is_current(&self, delivery: &Delivery) -> bool {
-        delivery.member() == self.member()
+        delivery.member() == self.member() && self.clock.now() < delivery.ends()
     }
 
     fn member(&self) -> u64 {
@@ -219,8 +223,8 @@ impl Drop for Waits {
     }
 }
 
-/// The next record that was given to the present life of the member; others have been given to
-/// somebody else by now.
+/// The next record that is this member's; those that were and have waited here for too long are
+/// given back.
 async fn receive(
     records: &mut mpsc::Receiver<Result<Delivery, GroupError>>,
     wanted: &Wanted,
@@ -320,6 +324,7 @@ impl Task {
             return Ok(true);
         }
         tokio::select! {
+            biased;
             () = self.wanted.lost.notified() => Err(Refusal::NotMember.into()),
             ready = self.group.ready(self.wanted.member()) => ready,
         }
@@ -335,6 +340,8 @@ impl Task {
     /// Fetches records and passes them on; says whether there were any.
     async fn fetch(&self) -> Result<bool, GroupError> {
         let (group, member) = (self.group.name().to_owned(), self.wanted.member());
+        // The group counts from when it gives them away, which is later.
+        let ends = self.wanted.clock.now() + self.options.ack_timeout;
         let max = self.room();
         let fetched = self.group.command(&GroupCommand::Fetch { group, member, max }).await?;
         let (node, GroupResponse::Fetched(fetched)) = fetched else {
@@ -343,7 +350,7 @@ impl Task {
         let has_some = !fetched.is_empty();
         let ticket = |delivered: &Delivered| {
             let Delivered { offset, delivery, .. } = *delivered;
-            Ticket::new(Settlement { offset, delivery }, member, self.settler.clone())
+            Ticket::new(Settlement { offset, delivery }, member, ends, self.settler.clone())
         };
         // Whatever goes wrong from here on, tickets that are dropped are given back.
         let mut fetched: Vec<_> = fetched.iter().map(|of| (*of, ticket(of))).collect();
