@@ -141,7 +141,10 @@ impl Client {
                     self.outputs.push_back(Output::Peers(known));
                 }
             }
-            System::Pong(_) => self.alive(now),
+            System::Pong(pong) => {
+                self.alive(now);
+                self.compare_revision(now, pong.revision);
+            }
             System::Refuse(refusal) => self.refused(now, refusal.reason),
             System::Welcome(greeting) => self.welcome(now, greeting),
             // What only a client says; from a server it means nothing.
@@ -156,11 +159,12 @@ impl Client {
             self.refused(now, reason);
             return;
         }
+        let revision = greeting.revision;
         let server = PeerInfo::from(greeting);
         match &mut self.phase {
             Phase::Joined(joined) if same_life(&joined.server, &server) => {
                 joined.ghost_at = now + self.heartbeat.ghost_timeout;
-                joined.revision = 0;
+                joined.revision = revision;
                 if joined.server != server {
                     joined.server = server.clone();
                     self.labels_changed(server);
@@ -168,18 +172,18 @@ impl Client {
             }
             Phase::Down | Phase::Ended | Phase::Greeting { .. } | Phase::Joined(_) => {
                 self.leave(LeaveReason::Superseded);
-                self.join(now, server);
+                self.join(now, server, revision);
             }
         }
         self.send_news(now);
     }
 
     /// Stores the server and starts the pings before anybody hears of it.
-    fn join(&mut self, now: Time, server: PeerInfo) {
+    fn join(&mut self, now: Time, server: PeerInfo, revision: u64) {
         self.unanswered = 0;
         self.phase = Phase::Joined(Joined {
             server: server.clone(),
-            revision: 0,
+            revision,
             ping_at: now + self.heartbeat.ping_interval,
             ghost_at: now + self.heartbeat.ghost_timeout,
         });
@@ -214,12 +218,20 @@ impl Client {
         }
     }
 
-    /// The server lost track of us. We stay joined, since it is the same server until its welcome
+    /// The server lost track of us, or we of it. We stay joined, since it is the same server until its welcome
     /// says otherwise; this is no sign of life, or a server that never welcomes us would stay too.
     fn hello_again(&mut self, now: Time) {
         let recently = |at: Time| now.saturating_since(at) < self.heartbeat.ping_interval / 2;
         if self.server().is_some() && !self.greeted.as_ref().is_some_and(|(at, _)| recently(*at)) {
             self.hello(now);
+        }
+    }
+
+    /// An update of the server's labels that was lost comes with its next welcome.
+    fn compare_revision(&mut self, now: Time, revision: u64) {
+        let is_behind = |joined: &Joined| joined.revision < revision;
+        if matches!(&self.phase, Phase::Joined(joined) if is_behind(joined)) {
+            self.hello_again(now);
         }
     }
 
@@ -302,8 +314,8 @@ impl Client {
         } else if now >= joined.ping_at {
             joined.ping_at = now + self.heartbeat.ping_interval;
             self.pings += 1;
-            let number = self.pings;
-            self.send(System::Ping(Ping { number }));
+            let (number, revision) = (self.pings, self.identity.revision);
+            self.send(System::Ping(Ping { number, revision }));
         }
     }
 

@@ -157,6 +157,7 @@ impl Identity {
             incarnation: self.incarnation,
             address: self.address.clone(),
             labels: self.labels.clone(),
+            revision: self.revision,
         }
     }
 

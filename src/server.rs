@@ -31,7 +31,9 @@ use std::time::Duration;
 
 use crate::id::{Incarnation, NodeId};
 use crate::presence::{Heartbeat, Identity, LeaveReason, PeerInfo, labels_within_limits};
-use crate::protocol::system::{Greeting, KnownPeers, LabelsUpdate, Refusal, RefuseReason, System};
+use crate::protocol::system::{
+    Greeting, KnownPeers, LabelsUpdate, Ping, Refusal, RefuseReason, System,
+};
 use crate::timer::{Time, earliest};
 use crate::transport::RoutingId;
 
@@ -189,8 +191,13 @@ impl Server {
             }
             System::Ping(ping) => {
                 self.alive_or_stranger(now, route);
-                if self.peers.contains_key(&route) {
-                    self.send(route, System::Pong(ping));
+                if let Some(peer) = self.peers.get(&route) {
+                    let lost_news = peer.revision < ping.revision;
+                    let (number, revision) = (ping.number, self.identity.revision);
+                    self.send(route, System::Pong(Ping { number, revision }));
+                    if lost_news {
+                        self.send(route, System::HelloAgain);
+                    }
                 }
             }
             // What only a server says; from a client it means nothing.
@@ -202,7 +209,8 @@ impl Server {
         match self.admit(now, route, &greeting) {
             Err(reason) => self.refuse(route, greeting.node, reason),
             Ok(()) => {
-                self.join(now, route, PeerInfo::from(greeting));
+                let revision = greeting.revision;
+                self.join(now, route, PeerInfo::from(greeting), revision);
                 self.send(route, System::Welcome(self.identity.greeting()));
             }
         }
@@ -245,8 +253,8 @@ impl Server {
     }
 
     /// Makes the peer joined by this route, whatever it or another one was before.
-    fn join(&mut self, now: Time, route: RoutingId, info: PeerInfo) {
-        if self.refresh(now, route, &info) {
+    fn join(&mut self, now: Time, route: RoutingId, info: PeerInfo, revision: u64) {
+        if self.refresh(now, route, &info, revision) {
             return;
         }
         if let Some((old_route, old)) = self.peer(&info.node) {
@@ -266,7 +274,7 @@ impl Server {
         let expiry = now + self.heartbeat.ghost_timeout;
         self.expiries.insert((expiry, route));
         self.routes.insert(info.node.clone(), route);
-        let peer = Peer { info: info.clone(), revision: 0, last_seen: now, entry: expiry };
+        let peer = Peer { info: info.clone(), revision, last_seen: now, entry: expiry };
         self.peers.insert(route, peer);
         let node = info.node.clone();
         self.outputs.push_back(Output::Joined { route, peer: info });
@@ -274,13 +282,13 @@ impl Server {
     }
 
     /// Takes a repeated greeting of a peer that is joined by the same route; false if it is not.
-    fn refresh(&mut self, now: Time, route: RoutingId, info: &PeerInfo) -> bool {
+    fn refresh(&mut self, now: Time, route: RoutingId, info: &PeerInfo, revision: u64) -> bool {
         let Some(peer) = self.peers.get_mut(&route) else { return false };
         if (&peer.info.node, peer.info.incarnation) != (&info.node, info.incarnation) {
             return false;
         }
         peer.last_seen = now;
-        peer.revision = 0;
+        peer.revision = revision;
         if peer.info != *info {
             peer.info = info.clone();
             self.labels_changed(route, info.clone());

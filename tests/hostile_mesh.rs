@@ -215,12 +215,12 @@ impl Attacker {
 
     /// Returns when the target has handled everything that was sent before.
     fn synchronize(&self) {
-        self.say(&System::Ping(Ping { number: u64::MAX }));
+        self.say(&System::Ping(Ping { number: u64::MAX, revision: 0 }));
         loop {
             let envelope = self.receive();
             if envelope.kind == Kind::Pong {
                 let pong = System::decode(envelope.kind, &envelope.payload).unwrap();
-                return assert_eq!(pong, System::Pong(Ping { number: u64::MAX }));
+                return assert_eq!(pong, System::Pong(Ping { number: u64::MAX, revision: 0 }));
             }
         }
     }
@@ -462,7 +462,7 @@ async fn system_messages_beyond_their_limits_are_dropped() {
     // What only a server says.
     attacker.say(&System::Welcome(greeting("x", 666)));
     attacker.say(&System::HelloAgain);
-    attacker.say(&System::Pong(Ping { number: 1 }));
+    attacker.say(&System::Pong(Ping { number: 1, revision: 0 }));
     // Goodbye in another's name.
     let goodbye = attacker.frame(Kind::Goodbye, b"", |out| out.from = target.peer.incarnation());
     attacker.send(&goodbye);

@@ -93,6 +93,7 @@ fn greetings() -> [Greeting; 2] {
         incarnation: ALPHA,
         address: None,
         labels: Labels::from([("role".into(), "math".into())]),
+        revision: 0,
     };
     let address = Some("tcp://127.0.0.1:7001".parse().unwrap());
     let beta = Greeting {
@@ -126,8 +127,8 @@ fn system_vectors() -> Vec<(&'static str, System, Envelope)> {
     add("welcome", System::Welcome(beta), from_beta, 0);
     add("refuse", System::Refuse(refusal), from_beta, 0);
     add("hello-again", System::HelloAgain, from_beta, 0);
-    add("ping", System::Ping(Ping { number: 1 }), as_sent, 1);
-    add("pong", System::Pong(Ping { number: 1 }), from_beta, 1);
+    add("ping", System::Ping(Ping { number: 1, revision: 0 }), as_sent, 1);
+    add("pong", System::Pong(Ping { number: 1, revision: 0 }), from_beta, 1);
     add("labels", System::Labels(labels), as_sent, 5);
     add("peers", System::Peers(KnownPeers { peers: vec![known] }), from_beta, 5);
     add("goodbye", System::Goodbye, as_sent, 6);

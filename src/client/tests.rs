@@ -81,7 +81,7 @@ fn upstream_peer_lives_from_welcome_to_lost_connection() {
         [Output::Joined(beta.clone()), Output::Event(ClientEvent::ServerJoined { node })]
     );
     assert_eq!(client.server(), Some(&beta));
-    let ping = |number| Output::Send(System::Ping(Ping { number }));
+    let ping = |number| Output::Send(System::Ping(Ping { number, revision: 0 }));
     assert_eq!(run(&mut client, 4.5), [(secs(2.1), ping(1)), (secs(4.1), ping(2))]);
     assert_eq!(
         feed(&mut client, 5.0, Input::NotReady),
@@ -121,7 +121,7 @@ fn server_leaves_once_however_often_its_end_is_reported() {
 #[test]
 fn silent_server_is_a_ghost_at_the_timeout_and_may_return() {
     let mut client = joined(0.0);
-    feed(&mut client, 1.0, Input::System(System::Pong(Ping { number: 1 })));
+    feed(&mut client, 1.0, Input::System(System::Pong(Ping { number: 1, revision: 0 })));
     assert!(run(&mut client, 10.999).iter().all(|(_, o)| matches!(o, Output::Send(_))));
     assert!(client.server().is_some());
     let log = run(&mut client, 15.5);
@@ -146,7 +146,7 @@ fn any_envelope_is_a_sign_of_life() {
 fn own_pause_is_no_silence_of_the_server() {
     let mut client = joined(0.0);
     let outputs = feed(&mut client, 60.0, Input::Timeout);
-    assert_eq!(outputs, [Output::Send(System::Ping(Ping { number: 1 }))]);
+    assert_eq!(outputs, [Output::Send(System::Ping(Ping { number: 1, revision: 0 }))]);
     assert_eq!(lefts(&feed(&mut client, 61.999, Input::Timeout)), []);
     assert_eq!(lefts(&feed(&mut client, 62.0, Input::Timeout)), [LeaveReason::Ghost]);
 }
@@ -295,4 +295,19 @@ fn stop_says_goodbye_and_ends_the_link() {
     assert_eq!(feed(&mut client, 1.0, Input::Stop), []);
     assert_eq!(feed(&mut client, 1.0, Input::Ready), []);
     assert_eq!(client.poll_timeout(), None);
+}
+
+/// An update that was lost is found out with the next pong, and comes with the welcome after it.
+#[test]
+fn lost_labels_of_the_server_are_asked_for() {
+    let mut client = joined(0.0);
+    let pong = |revision| Input::System(System::Pong(Ping { number: 1, revision }));
+    assert_eq!(feed(&mut client, 2.0, pong(0)), []);
+    let hello = System::Hello(identity("alpha", 1).greeting());
+    assert_eq!(feed(&mut client, 4.0, pong(1)), [Output::Send(hello)]);
+    let mut theirs = identity("beta", 2);
+    theirs.set_labels(Labels::from([("role".to_owned(), "math".to_owned())]));
+    feed(&mut client, 4.1, Input::System(System::Welcome(theirs.greeting())));
+    assert_eq!(client.server().unwrap().labels["role"], "math");
+    assert_eq!(feed(&mut client, 6.0, pong(1)), [], "it has been told");
 }

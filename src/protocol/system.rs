@@ -208,6 +208,9 @@ pub struct Greeting {
     pub address: Option<Address>,
     /// What it says about itself.
     pub labels: Labels,
+    /// How often that has changed in this life [default: 0].
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// Labels that changed at run time. A lower revision than the last one is old news.
@@ -242,6 +245,10 @@ pub struct KnownPeer {
 pub struct Ping {
     /// Counts the pings of one link, from 1.
     pub number: u64,
+    /// How often the labels of the sender have changed [default: 0]: who knows fewer changes has
+    /// lost one, and greets again.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 /// Why a node may not join.

@@ -40,7 +40,11 @@ pub(super) async fn run<M: Machine>(
     mut machine: M,
     shared: &Arc<Shared>,
 ) -> Result<(), Stopped> {
-    store.restore(&mut machine).map_err(|error| Stopped::new(StopCause::Corrupt, &error))?;
+    store.restore(&mut machine).map_err(|error| {
+        // A disk that does not answer is no damage.
+        let error = formation::FormationError::Store(error);
+        Stopped::new(error.cause(), &error)
+    })?;
     fit(&mut options, node.system_bytes_max());
     let pace = Pace::new(&options, shared.clock.now());
     let tick_interval = options.consensus.tick_interval;

@@ -49,7 +49,7 @@ fn hello(server: &mut Server, now: f64, node: &str, (life, number): (u64, u64)) 
 }
 
 fn ping(server: &mut Server, now: f64, route: RoutingId) -> Vec<Output> {
-    say(server, now, route, System::Ping(Ping { number: 1 }))
+    say(server, now, route, System::Ping(Ping { number: 1, revision: 0 }))
 }
 
 /// `+node` and `-node reason` for what became routable and what ceased to be.
@@ -111,7 +111,7 @@ fn downstream_peer_joins_before_its_welcome_and_leaves_by_goodbye() {
     assert_eq!(server.peer(&node), Some((route, &beta)));
     assert_eq!(
         ping(&mut server, 2.0, route),
-        [Output::Send { route, message: System::Pong(Ping { number: 1 }) }]
+        [Output::Send { route, message: System::Pong(Ping { number: 1, revision: 0 }) }]
     );
     let reason = LeaveReason::Goodbye;
     assert_eq!(
@@ -390,4 +390,21 @@ fn joined_and_left_alternate_for_any_sequence() {
             assert!(server.len() <= 3);
         }
     }
+}
+
+/// An update that was lost is found out with the next ping, and comes with the greeting after it.
+#[test]
+fn lost_labels_of_a_peer_are_asked_for() {
+    let mut server = server();
+    hello(&mut server, 0.0, "beta", (2, 1));
+    let at = route(2, 1);
+    let ping = Ping { number: 1, revision: 1 };
+    let pong = Output::Send { route: at, message: System::Pong(Ping { revision: 0, ..ping }) };
+    let again = Output::Send { route: at, message: System::HelloAgain };
+    assert_eq!(say(&mut server, 1.0, at, System::Ping(ping)), [pong.clone(), again]);
+    let mut theirs = identity("beta", 2);
+    theirs.set_labels(Labels::from([("role".to_owned(), "math".to_owned())]));
+    say(&mut server, 1.1, at, System::Hello(theirs.greeting()));
+    assert_eq!(server.peer_at(at).unwrap().labels["role"], "math");
+    assert_eq!(say(&mut server, 2.0, at, System::Ping(ping)), [pong], "it has been told");
 }

@@ -119,7 +119,7 @@ fn systems() -> Vec<Vec<u8>> {
         (1, System::Hello(identity.greeting())),
         (3, System::Labels(update)),
         (4, System::Peers(KnownPeers { peers: vec![known] })),
-        (5, System::Ping(Ping { number: 9 })),
+        (5, System::Ping(Ping { number: 9, revision: 0 })),
         (7, System::Refuse(Refusal { reason: RefuseReason::Key })),
         (8, System::Welcome(identity.greeting())),
     ];

@@ -104,7 +104,7 @@ impl Raw {
 
     /// A sign of life.
     fn stay(&mut self) {
-        self.say(&System::Ping(Ping { number: u64::from(self.sequence) + 1 }));
+        self.say(&System::Ping(Ping { number: u64::from(self.sequence) + 1, revision: 0 }));
     }
 
     fn say(&mut self, message: &System) {

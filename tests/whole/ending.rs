@@ -98,3 +98,11 @@ async fn states(admin: &Admin) -> Vec<(NodeId, String)> {
         }
     }
 }
+
+/// Says how the members are, for whoever wonders why something does not happen.
+pub(crate) async fn report(node: Node, trace: Trace) {
+    for service in SERVICES {
+        let roster = Admin::new(&node, service).members(ms(2_000)).await;
+        trace.line(format_args!("{roster:?}"));
+    }
+}

@@ -8,6 +8,7 @@
 //! cargo test --test whole                                 500 seeds, in about two minutes
 //! ZMESH_SEEDS=10000 cargo test --release --test whole     more of them
 //! ZMESH_SEED=17 cargo test --test whole seeds             one of them, and what happened in it
+//! ZMESH_LOG=debug ZMESH_MESSAGES=1 ...                    with all logs and all messages
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test; the allowance does not reach functions beside it")]
 
@@ -45,6 +46,12 @@ fn number(name: &str) -> Option<u64> {
 /// only one that was asked for.
 fn run(seed: u64) -> Report {
     let trace = Trace::default();
+    let _logs = std::env::var("ZMESH_LOG").ok().map(|filter| {
+        let writer = trace.clone();
+        let logs = tracing_subscriber::fmt().without_time().with_ansi(false);
+        let logs = logs.with_env_filter(filter).with_writer(move || writer.clone());
+        tracing::subscriber::set_default(logs.finish())
+    });
     let lived = World::run(seed, None, trace.clone());
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("whole-{seed}.txt"));
     if lived.is_err() || number("ZMESH_SEED").is_some() {

@@ -72,6 +72,18 @@ impl Trace {
     }
 }
 
+/// For logs: each write is a line.
+impl std::io::Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.line(String::from_utf8_lossy(bytes).trim_end());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Inner {
     fn add(&mut self, bytes: &[u8]) {
         // The time makes the same message at another time another one.

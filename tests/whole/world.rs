@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use zmesh::consensus::Role;
 use zmesh::replica::{Admin, StopCause, Stopped, SyncMode};
 use zmesh::transport::memory::{Faults, Network, Station};
@@ -14,7 +15,7 @@ use zmesh::{NodeId, Time};
 
 use crate::clients::Clients;
 use crate::computer::{Computer, Site};
-use crate::ending::{Ending, SERVICES, agree, ending};
+use crate::ending::{Ending, SERVICES, agree, ending, report};
 use crate::nemesis::Nemesis;
 use crate::oracle::{Counts, Oracle};
 use crate::plan::{Kind, Mutant, Plan, ms};
@@ -233,14 +234,22 @@ impl World {
     ) -> Result<T, String> {
         self.site.trace.line(format_args!("until {what}"));
         let task = self.clients.spawn(future);
-        let end = self.now + PATIENCE;
-        while !task.is_finished() {
-            if self.now >= end {
-                return Err(format!("not within {PATIENCE:?}: {what}"));
-            }
-            self.step()?;
+        if !self.wait_for(&task, PATIENCE)? {
+            let node = self.clients.nodes[0].clone();
+            let report = self.clients.spawn(report(node, self.site.trace.clone()));
+            self.wait_for(&report, PATIENCE)?;
+            return Err(format!("not within {PATIENCE:?}: {what}"));
         }
         futures_now(task).ok_or_else(|| format!("it panicked: {what}"))
+    }
+
+    /// Lets time go until the task has ended; false if it has not in time.
+    fn wait_for<T>(&mut self, task: &JoinHandle<T>, patience: Duration) -> Result<bool, String> {
+        let end = self.now + patience;
+        while !task.is_finished() && self.now < end {
+            self.step()?;
+        }
+        Ok(task.is_finished())
     }
 
     /// Everybody has to serve, to agree, and to have everything that was acknowledged.
@@ -319,7 +328,7 @@ impl World {
 }
 
 /// The result of a task that has ended.
-fn futures_now<T>(task: tokio::task::JoinHandle<T>) -> Option<T> {
+fn futures_now<T>(task: JoinHandle<T>) -> Option<T> {
     let mut task = std::pin::pin!(task);
     let waker = std::task::Waker::noop();
     match task.as_mut().poll(&mut std::task::Context::from_waker(waker)) {

@@ -10,6 +10,7 @@ fn greeting() -> Greeting {
         incarnation: Incarnation(1),
         address: Some("tcp://127.0.0.1:7001".parse().unwrap()),
         labels: Labels::from([("role".into(), "math".into())]),
+        revision: 3,
     }
 }
 
@@ -29,8 +30,8 @@ fn every_message() -> Vec<System> {
         System::HelloAgain,
         System::Labels(LabelsUpdate { revision: 1, labels }),
         System::Peers(KnownPeers { peers: vec![known_peer()] }),
-        System::Ping(Ping { number: 1 }),
-        System::Pong(Ping { number: u64::MAX }),
+        System::Ping(Ping { number: 1, revision: 0 }),
+        System::Pong(Ping { number: u64::MAX, revision: 0 }),
         System::Refuse(Refusal { reason: RefuseReason::Capacity }),
         System::Welcome(Greeting { address: None, ..greeting() }),
     ]

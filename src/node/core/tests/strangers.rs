@@ -186,15 +186,15 @@ fn pings_may_jump() {
     let from = world.nodes[0].core.identity().incarnation;
     let route = world.route(1, 0);
     for number in [u64::MAX, 0, 7] {
-        let ping = system_frame(from, &System::Ping(Ping { number }));
+        let ping = system_frame(from, &System::Ping(Ping { number, revision: 0 }));
         let answers = answers(&mut world, 1, route, ping);
         let pong = System::decode(answers[0].kind, &answers[0].payload).unwrap();
-        assert_eq!(pong, System::Pong(Ping { number }));
+        assert_eq!(pong, System::Pong(Ping { number, revision: 0 }));
     }
     // A ping in the name of another incarnation is a ping of nobody who has joined.
     let to = world.nodes[1].core.identity().incarnation;
     let other = Incarnation(77);
-    let forged = system_frame(other, &System::Ping(Ping { number: 1 }));
+    let forged = system_frame(other, &System::Ping(Ping { number: 1, revision: 0 }));
     world.run_to(5.0);
     world.silence(0, 1);
     for second in 6..=15 {
@@ -254,7 +254,7 @@ fn answers_to_pings_have_a_limit() {
     let route = world.route(1, 0);
     world.nodes[1].full = true;
     for number in 0..10_000 {
-        let message = system_frame(from, &System::Ping(Ping { number }));
+        let message = system_frame(from, &System::Ping(Ping { number, revision: 0 }));
         let now = world.now;
         let event = transport::Event::Message { route, sender: None, message };
         world.nodes[1].core.handle_transport(now, event);
