@@ -1,5 +1,7 @@
 //! Three processes of the built binary, each with its data in a temporary directory.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -36,6 +38,14 @@ pub(crate) struct Processes {
     flags: Vec<String>,
     /// What clients show to nodes with keys; none if there are no keys.
     client_key: Option<KeyPair>,
+    /// By which address one dials another, if not by its own. Nobody tells of his own then.
+    lines: BTreeMap<(usize, usize), Address>,
+    /// What each has in its environment.
+    environment: BTreeMap<usize, Vec<(&'static str, OsString)>>,
+    /// Those that join a cluster which has begun.
+    joining: BTreeSet<usize>,
+    /// The most files that each may have open; none for what the system allows.
+    pub(crate) files_max: Option<u32>,
 }
 
 struct Process {
@@ -97,8 +107,27 @@ impl Processes {
         node.address = node.address.clone().with_key(Some(pair.public()));
     }
 
+    /// Lets one dial another by this address.
+    pub(crate) fn lead(&mut self, from: usize, to: usize, by: Address) {
+        self.lines.insert((from, to), by);
+    }
+
+    /// Adds to the environment of a member, from its next start on.
+    pub(crate) fn set_environment(
+        &mut self,
+        number: usize,
+        variables: impl IntoIterator<Item = (&'static str, OsString)>,
+    ) {
+        self.environment.entry(number).or_default().extend(variables);
+    }
+
+    /// Lets a member begin with an empty directory in a cluster that has begun.
+    pub(crate) fn set_join(&mut self, number: usize) {
+        self.joining.insert(number);
+    }
+
     /// Names and addresses of members that do not run yet.
-    fn describe(count: usize, flags: &[&str]) -> Self {
+    pub(crate) fn describe(count: usize, flags: &[&str]) -> Self {
         let mut rng = fastrand::Rng::with_seed(uuid::Uuid::new_v4().as_u64_pair().0);
         // Held until all are chosen, so that no port is chosen twice.
         let mut held = Vec::new();
@@ -116,7 +145,16 @@ impl Processes {
         let nodes = held.iter().enumerate().map(node).collect();
         drop(held);
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { dir: tempfile::tempdir().unwrap(), nodes, flags, client_key: None }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            nodes,
+            flags,
+            client_key: None,
+            lines: BTreeMap::new(),
+            environment: BTreeMap::new(),
+            joining: BTreeSet::new(),
+            files_max: None,
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -164,7 +202,7 @@ impl Processes {
 
     fn command(&self, number: usize) -> Command {
         let members: Vec<&str> = self.nodes.iter().map(|node| node.id.as_str()).collect();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zmesh"));
+        let mut command = self.program();
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ZMESH_") {
                 command.env_remove(&name);
@@ -173,20 +211,37 @@ impl Processes {
         command.args(["serve", "--exit-with-parent", "--id", self.id(number)]);
         command.args(["--bind", &self.address(number).clone().with_key(None).to_string()]);
         for other in (0..self.count()).filter(|other| *other != number) {
-            command.args(["--peer", &format!("{}@{}", self.id(other), self.address(other))]);
+            let by = self.lines.get(&(number, other)).unwrap_or_else(|| self.address(other));
+            command.args(["--peer", &format!("{}@{by}", self.id(other))]);
+        }
+        if !self.lines.is_empty() {
+            // Nobody listens there, so only the lines lead anywhere.
+            command.args(["--advertise", &format!("tcp://127.0.0.1:{}", number + 1)]);
         }
         if self.address(number).key().is_some() {
             command.arg("--key-file").arg(self.key_file(number));
         }
         command.arg("--data-dir").arg(self.data_dir(number));
-        command.args(["--members", &members.join(",")]);
+        match self.joining.contains(&number) {
+            true => command.arg("--join"),
+            false => command.args(["--members", &members.join(",")]),
+        };
         command.args(["--ping-interval", "200ms", "--health-check-interval", "200ms"]);
         command.args(["--ghost-timeout", "1500ms", "--handshake-timeout", "2s"]);
         command.args(&self.flags);
+        command.envs(self.environment.get(&number).into_iter().flatten().cloned());
         let log = File::options().create(true).append(true).open(self.log(number)).unwrap();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         command.current_dir(self.dir.path()).kill_on_drop(true);
         command
+    }
+
+    fn program(&self) -> Command {
+        let zmesh = env!("CARGO_BIN_EXE_zmesh");
+        let Some(files_max) = self.files_max else { return Command::new(zmesh) };
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\""), zmesh]);
+        shell
     }
 
     /// Kills a process at once: nothing it has not done is done, and no goodbye is said.
@@ -217,7 +272,12 @@ impl Processes {
 
     /// A node in this process that knows one address and finds the rest by itself.
     pub(crate) async fn client(&self, name: &str, seed: usize) -> Node {
-        let builder = Node::builder(name).heartbeat(HEARTBEAT).connect(self.address(seed));
+        let mut builder = Node::builder(name).heartbeat(HEARTBEAT).connect(self.address(seed));
+        if !self.lines.is_empty() {
+            for node in &self.nodes {
+                builder = builder.connect(&node.address);
+            }
+        }
         let builder = match &self.client_key {
             Some(pair) => builder.keys(pair.clone()),
             None => builder,

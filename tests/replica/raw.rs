@@ -47,6 +47,7 @@ impl Raw {
             incarnation: us,
             address: None,
             labels: Labels::new(),
+            revision: 0,
         };
         raw.say(&System::Hello(greeting));
         loop {

@@ -17,6 +17,7 @@ mod computer;
 mod desk;
 mod ending;
 mod nemesis;
+#[allow(dead_code, reason = "shared with real processes, whose history is kept")]
 mod oracle;
 mod plan;
 mod slow_disk;

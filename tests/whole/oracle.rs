@@ -228,6 +228,13 @@ impl Oracle {
         self.state.lock().settled.insert(offset);
     }
 
+    /// What was done to the registers, an operation a line, for other checkers.
+    pub(crate) fn history(&self) -> String {
+        let state = self.state.lock();
+        let line = |it: &Operation| serde_json::to_string(it).expect("json") + "\n";
+        state.registers.iter().map(line).collect()
+    }
+
     /// Whether every watch has seen the last write, and every reader has come to the end.
     pub(crate) fn have_seen(&self, ended: Ending) -> bool {
         let state = self.state.lock();
