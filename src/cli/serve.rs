@@ -154,7 +154,8 @@ fn start(config: &Config, keyring: Option<&Keyring>) -> Result<Node, Failure> {
         .queue(count(limits.queue_messages_max), bytes(limits.queue_bytes_max))
         .queue_total(bytes(limits.queue_total_max))
         .in_flight_max(count(limits.in_flight_max))
-        .peers_max(count(limits.peers_max));
+        .peers_max(count(limits.peers_max))
+        .peer_rate(limits.peer_rate);
     builder = match keyring {
         Some(keyring) => builder.keys(keyring.pair()?).allow(keyring.allowed()),
         None => builder.insecure(*insecure),

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +124,8 @@ pub struct LimitsConfig {
     pub peers_max: u32,
     /// Requests that may wait for their replies at once.
     pub in_flight_max: u32,
+    /// Messages that a peer may send in a second; none for no limit.
+    pub peer_rate: Option<NonZeroU32>,
 }
 
 impl LimitsConfig {

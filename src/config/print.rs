@@ -84,6 +84,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("queue_total", size(limits.queue_total_max)),
                 ("peers_max", Some(json!(limits.peers_max))),
                 ("in_flight_max", Some(json!(limits.in_flight_max))),
+                ("peer_rate", limits.peer_rate.map(|rate| json!(rate))),
             ],
         ),
         (

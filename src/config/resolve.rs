@@ -3,6 +3,7 @@
 //! Pure: neither the disk nor the network is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ const LIMITS: LimitsConfig = LimitsConfig {
     queue_total_max: 1 << 30,
     peers_max: 4_096,
     in_flight_max: 65_536,
+    peer_rate: None,
 };
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
@@ -335,6 +337,13 @@ impl Resolver {
                 given.in_flight_max,
                 LIMITS.in_flight_max,
             )?,
+            peer_rate: match given.peer_rate.map(NonZeroU32::new) {
+                Some(None) => {
+                    let reason = "must not be 0: nobody could say anything".to_owned();
+                    return Err(self.origins.refuse("limits.peer_rate", reason));
+                }
+                rate => rate.flatten(),
+            },
         };
         self.limits_relations(&config)?;
         Ok(config)

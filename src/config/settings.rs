@@ -79,6 +79,7 @@ groups! {
     }
     limits: LimitsSettings {
         payload_max, queue_messages, queue_bytes, queue_total, peers_max, in_flight_max,
+        peer_rate,
     }
     replica: ReplicaSettings {
         data_dir, members, join, log_groups, heartbeat_interval, election_timeout, in_sync_lag_max,
@@ -243,6 +244,12 @@ pub struct LimitsSettings {
     /// Larger: a mesh that does not answer costs more memory. Smaller: bursts are refused.
     #[arg(long, env = "ZMESH_IN_FLIGHT_MAX", value_name = "COUNT")]
     pub in_flight_max: Option<u32>,
+    /// Requests and ticks that one peer may send in a second, and at once [default: no limit].
+    ///
+    /// Requests beyond it are answered with BUSY, ticks are dropped and counted. What members say to
+    /// each other for the store and the log has no limit.
+    #[arg(long, env = "ZMESH_PEER_RATE", value_name = "COUNT")]
+    pub peer_rate: Option<u32>,
 }
 
 /// The replicated log and key-value store.

@@ -100,6 +100,10 @@ fn impossible_values_and_relations_are_refused() {
         ),
         ("[limits]\npeers_max = 0", "limits.peers_max (zmesh.toml:2): must not be 0"),
         (
+            "[limits]\npeer_rate = 0",
+            "limits.peer_rate (zmesh.toml:2): must not be 0: nobody could say anything",
+        ),
+        (
             "[limits]\nqueue_bytes = \"8388607\"",
             "limits.queue_bytes (zmesh.toml:2): 8388607 cannot hold one payload of \
              limits.payload_max, which is 8MiB (default)",

@@ -1,5 +1,6 @@
 //! Describing a node and starting it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,7 @@ pub struct Builder {
     queue: QueueLimits,
     in_flight_max: usize,
     peers_max: usize,
+    peer_rate: Option<NonZeroU32>,
     events_max: usize,
     gossip: bool,
     seed: Option<u64>,
@@ -101,6 +103,7 @@ impl Builder {
             },
             in_flight_max: 65_536,
             peers_max: 4_096,
+            peer_rate: None,
             events_max: 1_024,
             gossip: true,
             seed: None,
@@ -186,6 +189,14 @@ impl Builder {
     /// The most peers that may dial this node [default: 4,096]; more are refused.
     pub fn peers_max(mut self, peers: usize) -> Self {
         self.peers_max = peers;
+        self
+    }
+
+    /// Requests and ticks that a peer may send on one link in a second, and as many at once
+    /// [default: none, which is no limit]. Requests beyond it are answered with `BUSY`, ticks are
+    /// dropped and counted. What members say to each other for replicated services has no limit.
+    pub fn peer_rate(mut self, per_second: Option<NonZeroU32>) -> Self {
+        self.peer_rate = per_second;
         self
     }
 
@@ -415,6 +426,7 @@ impl Builder {
             payload_bytes_max: self.payload_bytes_max,
             in_flight_max: self.in_flight_max,
             peers_max: self.peers_max,
+            peer_rate: self.peer_rate,
             gossip: self.gossip,
             trust: self.trust(),
         }

@@ -9,6 +9,7 @@
 //! `Joined` and its `Left`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) payload_bytes_max: usize,
     pub(crate) in_flight_max: usize,
     pub(crate) peers_max: usize,
+    /// Messages that a peer may send in a second; none for no limit.
+    pub(crate) peer_rate: Option<NonZeroU32>,
     /// Whether there is a listener.
     pub(crate) listens: bool,
     /// Whether nodes that peers tell of are dialed too.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{NodeId, RequestId};
+use crate::node::rate::Rate;
 use crate::protocol::frame;
 use crate::timer::Time;
 use crate::transport::Route;
@@ -93,6 +94,8 @@ pub(crate) struct Link {
     listed: bool,
     sequence_out: u32,
     sequence_in: Option<u32>,
+    /// What the peer may still say.
+    pub(crate) rate: Rate,
     lateness: Lateness,
 }
 
@@ -107,6 +110,7 @@ impl Link {
             listed: false,
             sequence_out: 0,
             sequence_in: None,
+            rate: Rate::default(),
             lateness: Lateness::default(),
         }
     }

@@ -13,6 +13,7 @@ mod event;
 mod handler;
 mod link;
 mod peers;
+mod rate;
 mod refuse_log;
 mod register;
 pub mod route;

@@ -40,6 +40,8 @@ pub struct Counters {
     pub unhandled_ticks: u64,
     /// Requests refused and ticks dropped because the handlers of their sender are too far behind.
     pub handlers_busy: u64,
+    /// Requests refused and ticks dropped because their sender has sent too many in a second.
+    pub over_rate: u64,
     /// Handlers that panicked.
     pub handler_panics: u64,
 }

@@ -117,3 +117,38 @@ async fn bad_lines_cost_no_promise() {
     }
     scene.end().await;
 }
+
+/// The same with packets that the system drops: nobody is told of a reset, and connections hang.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_packets_leave_the_majority_at_work() {
+    let scene = Scene::start("packets", Needs { namespaces: true, ..Needs::default() }).await;
+    let Some(namespaces) = &scene.namespaces else {
+        eprintln!("left out: nobody may make network namespaces here");
+        return;
+    };
+    for _ in 0..rounds(1) {
+        for shape in 0..3 {
+            let leader = u8::try_from(scene.leader().await).unwrap();
+            let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+            let name = match shape {
+                0 => {
+                    namespaces.unplug(leader);
+                    "the leader is unplugged"
+                }
+                1 => {
+                    namespaces.part(leader, one);
+                    "one follower is the bridge"
+                }
+                _ => {
+                    namespaces.silence(leader, one);
+                    namespaces.silence(leader, other);
+                    "nobody hears the leader"
+                }
+            };
+            scene.goes_on(name).await;
+            namespaces.heal();
+            scene.goes_on("everybody is reached again").await;
+        }
+    }
+    scene.end().await;
+}

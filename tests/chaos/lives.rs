@@ -11,7 +11,7 @@ use crate::plan::ms;
 use crate::scene::{Needs, Scene, rounds};
 
 /// Signals of a storm, and the time between two.
-const STORM: u32 = 400;
+const STORM: usize = 400;
 const GUST: Duration = Duration::from_millis(5);
 
 /// The leader, a follower, all of them: whatever was acknowledged is there.
@@ -63,7 +63,7 @@ async fn storm_of_signals_is_no_error() {
     for gust in 0..STORM {
         for number in 0..3 {
             scene.cluster.signal(number, Signal::WINCH);
-            if gust % 3 == number as u32 {
+            if gust % 3 == number {
                 scene.cluster.signal(number, Signal::STOP);
                 scene.cluster.signal(number, Signal::CONT);
             }

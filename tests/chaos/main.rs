@@ -18,6 +18,7 @@ mod desk;
 #[path = "../whole/ending.rs"]
 mod ending;
 mod load;
+mod namespaces;
 #[allow(dead_code, reason = "shared with simulated worlds, which have more of it")]
 #[path = "../whole/oracle.rs"]
 mod oracle;

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::disks::SmallDisk;
 use crate::load::Load;
+use crate::namespaces::Namespaces;
 use crate::oracle::Counts;
 use crate::processes::Processes;
 use crate::proxy::Line;
@@ -26,6 +27,7 @@ pub(crate) struct Scene {
     /// Dropped before the disks, which are in use as long as it runs.
     pub(crate) cluster: Processes,
     pub(crate) disks: Vec<SmallDisk>,
+    pub(crate) namespaces: Option<Namespaces>,
     pub(crate) lines: BTreeMap<(usize, usize), Line>,
     pub(crate) shims: Vec<Shim>,
     pub(crate) rng: fastrand::Rng,
@@ -43,6 +45,8 @@ pub(crate) struct Needs {
     pub(crate) lines: bool,
     pub(crate) shims: bool,
     pub(crate) files_max: Option<u32>,
+    /// Whether each has a network namespace of its own, if that is allowed here.
+    pub(crate) namespaces: bool,
     /// How large each disk is; none for as large as it is.
     pub(crate) disk: Option<&'static str>,
 }
@@ -67,6 +71,10 @@ impl Scene {
                 shims.push(shim);
             }
         }
+        let namespaces = needs.namespaces.then(|| Namespaces::make(3)).flatten();
+        if let Some(namespaces) = &namespaces {
+            cluster.move_to((0..3).map(|it| (namespaces.name(it), namespaces.host(it))));
+        }
         let disks = needs.disk.map_or_else(Vec::new, |size| {
             (0..3).filter_map(|it| SmallDisk::mount(cluster.data_dir(it), size)).collect()
         });
@@ -74,7 +82,16 @@ impl Scene {
             cluster.spawn(number).await;
         }
         let load = Load::start(name, &cluster, 1).await;
-        Self { load, cluster, disks, lines, shims, rng: fastrand::Rng::with_seed(1), _only: only }
+        Self {
+            load,
+            cluster,
+            disks,
+            namespaces,
+            lines,
+            shims,
+            rng: fastrand::Rng::with_seed(1),
+            _only: only,
+        }
     }
 
     pub(crate) async fn leader(&self) -> usize {

@@ -415,6 +415,7 @@ queue_bytes = \"64MiB\" # default
 queue_total = \"1GiB\" # default
 peers_max = 4096 # default
 in_flight_max = 65536 # default
+# peer_rate is not set
 
 [replica]
 # data_dir is not set

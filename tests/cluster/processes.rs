@@ -44,6 +44,8 @@ pub(crate) struct Processes {
     environment: BTreeMap<usize, Vec<(&'static str, OsString)>>,
     /// Those that join a cluster which has begun.
     joining: BTreeSet<usize>,
+    /// What each is run by, and in which namespace; none for here.
+    namespaces: Vec<String>,
     /// The most files that each may have open; none for what the system allows.
     pub(crate) files_max: Option<u32>,
 }
@@ -121,6 +123,16 @@ impl Processes {
         self.environment.entry(number).or_default().extend(variables);
     }
 
+    /// Puts each member into a network namespace of its own, where it has this address. The links
+    /// are not encrypted, although they lead to what could be another machine.
+    pub(crate) fn move_to(&mut self, places: impl IntoIterator<Item = (String, String)>) {
+        for (node, (namespace, host)) in self.nodes.iter_mut().zip(places) {
+            node.address = Address::tcp(&host, 7_700);
+            self.namespaces.push(namespace);
+        }
+        self.flags.push("--insecure".to_owned());
+    }
+
     /// Lets a member begin with an empty directory in a cluster that has begun.
     pub(crate) fn set_join(&mut self, number: usize) {
         self.joining.insert(number);
@@ -153,6 +165,7 @@ impl Processes {
             lines: BTreeMap::new(),
             environment: BTreeMap::new(),
             joining: BTreeSet::new(),
+            namespaces: Vec::new(),
             files_max: None,
         }
     }
@@ -202,7 +215,7 @@ impl Processes {
 
     fn command(&self, number: usize) -> Command {
         let members: Vec<&str> = self.nodes.iter().map(|node| node.id.as_str()).collect();
-        let mut command = self.program();
+        let mut command = self.program(number);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ZMESH_") {
                 command.env_remove(&name);
@@ -236,8 +249,13 @@ impl Processes {
         command
     }
 
-    fn program(&self) -> Command {
+    fn program(&self, number: usize) -> Command {
         let zmesh = env!("CARGO_BIN_EXE_zmesh");
+        if let Some(namespace) = self.namespaces.get(number) {
+            let mut ip = Command::new("ip");
+            ip.args(["netns", "exec", namespace, zmesh]);
+            return ip;
+        }
         let Some(files_max) = self.files_max else { return Command::new(zmesh) };
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\""), zmesh]);
@@ -273,6 +291,7 @@ impl Processes {
     /// A node in this process that knows one address and finds the rest by itself.
     pub(crate) async fn client(&self, name: &str, seed: usize) -> Node {
         let mut builder = Node::builder(name).heartbeat(HEARTBEAT).connect(self.address(seed));
+        builder = builder.insecure(!self.namespaces.is_empty());
         if !self.lines.is_empty() {
             for node in &self.nodes {
                 builder = builder.connect(&node.address);

@@ -6,7 +6,7 @@ use super::{Core, Delivery, Duration, Message, Output, Reply, Waiting};
 use crate::client;
 use crate::error::ErrorCode;
 use crate::id::{Incarnation, RequestId};
-use crate::keys::PublicKey;
+use crate::keys::{PublicKey, Role};
 use crate::mutant::{self, Mutant};
 use crate::node::error::{InvalidMessage, RequestError};
 use crate::node::link::Queued;
@@ -127,6 +127,11 @@ impl<T> Core<T> {
             return self.stranger(now, route, &envelope);
         }
         self.alive(now, route);
+        if !self.is_within_rate(now, route, &envelope) {
+            self.counters.over_rate += 1;
+            let message = "more messages in a second than a peer may send";
+            return self.refuse_request(now, route, &envelope, ErrorCode::Busy, message);
+        }
         let deadline = envelope.time_left.map(|left| now + left.saturating_sub(lateness));
         if deadline.is_some_and(|deadline| deadline <= now) {
             self.counters.expired += 1;
@@ -156,6 +161,16 @@ impl<T> Core<T> {
             payload: envelope.payload,
             deadline,
         }));
+    }
+
+    /// Whether a peer may send this message now. What members say to each other for the system they
+    /// say for others, too, and it is not counted.
+    fn is_within_rate(&mut self, now: Time, route: Route, envelope: &Envelope) -> bool {
+        let Some(per_second) = self.settings.peer_rate else { return true };
+        if envelope.subject.is_system() && self.role(route) == Role::Peer {
+            return true;
+        }
+        self.links.link(route).is_none_or(|link| link.rate.take(now, per_second))
     }
 
     /// A request or a tick from somebody who has not joined, or for an earlier life of ours.

@@ -182,6 +182,40 @@ fn table_of_requests_in_flight_has_a_limit() {
     assert_eq!(views[0].in_flight, 2);
 }
 
+/// Who says too much in a second is refused, or dropped and counted; others are served, and so is he
+/// a second later.
+#[test]
+fn peer_that_says_too_much_is_told_and_others_are_served() {
+    let mut world = World::default();
+    world.add(listens_not);
+    world.add(|settings| settings.peer_rate = NonZeroU32::new(10));
+    world.add(listens_not);
+    world.connect(0, 1);
+    world.connect(2, 1);
+    world.settle();
+    world.nodes[1].echo = true;
+    for number in 0..15 {
+        world.request(0, 1, 5.0, number).expect("sent");
+    }
+    tick(&mut world, 0, 1).expect("sent");
+    world.settle();
+    let refused = |world: &World| {
+        let busy = |(_, result): &&(u32, Result<Reply, RequestError>)| {
+            matches!(result, Err(RequestError::Handler { code: ErrorCode::Busy, .. }))
+        };
+        world.nodes[0].resolved.iter().filter(busy).count()
+    };
+    assert_eq!((refused(&world), world.counters(1).over_rate), (5, 6));
+    assert_eq!(world.nodes[1].deliveries.len(), 10);
+    world.request(2, 1, 5.0, 1).expect("sent");
+    world.settle();
+    assert!(matches!(world.nodes[2].resolved[..], [(1, Ok(_))]), "another peer is served");
+    world.run_for(1.0);
+    world.request(0, 1, 5.0, 15).expect("sent");
+    world.settle();
+    assert_eq!(refused(&world), 5, "a second later he is served");
+}
+
 /// A peer asks ten thousand times and reads no answer: its answers are dropped and counted, its
 /// queue stays within its limit, and others are served.
 #[test]

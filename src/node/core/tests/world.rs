@@ -90,6 +90,7 @@ impl World {
             queue: QueueLimits { messages_max: 100, bytes_max: 1 << 20, total_bytes_max: 1 << 24 },
             payload_bytes_max: 64 * 1024,
             in_flight_max: 1_000,
+            peer_rate: None,
             peers_max: 16,
             listens: true,
             gossip: false,
