@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{Config, Period, Size};
+use super::{Config, LimitsConfig, Period, Size};
 
 /// Values of one group by key, in the order of the documentation; `None` where there is none.
 type Group = (&'static str, Vec<(&'static str, Option<Value>)>);
@@ -75,18 +75,7 @@ fn groups(config: &Config) -> [Group; 5] {
                 ("request_timeout", period(heartbeat.request_timeout)),
             ],
         ),
-        (
-            "limits",
-            vec![
-                ("payload_max", size(limits.payload_bytes_max as u64)),
-                ("queue_messages", Some(json!(limits.queue_messages_max))),
-                ("queue_bytes", size(limits.queue_bytes_max)),
-                ("queue_total", size(limits.queue_total_max)),
-                ("peers_max", Some(json!(limits.peers_max))),
-                ("in_flight_max", Some(json!(limits.in_flight_max))),
-                ("peer_rate", limits.peer_rate.map(|rate| json!(rate))),
-            ],
-        ),
+        limits_group(limits),
         (
             "replica",
             vec![
@@ -115,6 +104,22 @@ fn groups(config: &Config) -> [Group; 5] {
             vec![("level", Some(json!(log.level))), ("format", Some(json!(log.format.name())))],
         ),
     ]
+}
+
+fn limits_group(limits: &LimitsConfig) -> Group {
+    let size = |bytes: u64| Some(json!(Size(bytes).to_string()));
+    (
+        "limits",
+        vec![
+            ("payload_max", size(limits.payload_bytes_max as u64)),
+            ("queue_messages", Some(json!(limits.queue_messages_max))),
+            ("queue_bytes", size(limits.queue_bytes_max)),
+            ("queue_total", size(limits.queue_total_max)),
+            ("peers_max", Some(json!(limits.peers_max))),
+            ("in_flight_max", Some(json!(limits.in_flight_max))),
+            ("peer_rate", limits.peer_rate.map(|rate| json!(rate))),
+        ],
+    )
 }
 
 /// A JSON value in TOML. Numbers, booleans, arrays and strings are written alike in both, except

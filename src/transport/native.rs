@@ -32,12 +32,14 @@ use tokio::time::Sleep;
 
 mod connection;
 mod curve;
+mod failures;
 mod link;
 mod socket;
 mod wire;
 
 use connection::{Connection, Loss, Owner};
 use curve::Curve;
+use failures::Failures;
 use link::Link;
 use socket::{Acceptor, NO_INPROC, Stream};
 use wire::{Item, Role, WireError};
@@ -100,6 +102,7 @@ struct Listener {
     waker: Waker,
     routes: BTreeMap<RoutingId, u64>,
     half_open: BTreeSet<u64>,
+    failures: Failures,
 }
 
 /// What can have something to do.
@@ -186,8 +189,11 @@ impl NativeTransport {
                 self.counters.accepted += 1;
                 let has_room = listener.routes.len() + listener.half_open.len() < ACCEPTED_MAX;
                 let keys = listener.keys.clone();
+                // Without keys a failure costs next to nothing.
+                let unheard = keys.is_some()
+                    && stream.ip().is_some_and(|from| !listener.failures.may_try(now(), from));
                 match keys.map(Curve::server).transpose() {
-                    Ok(curve) if has_room => {
+                    Ok(curve) if has_room && !unheard => {
                         self.open(stream, Owner::Listener, Role::Listener, curve);
                     }
                     Ok(_) | Err(_) => self.counters.handshakes_failed += 1,
@@ -326,6 +332,9 @@ impl NativeTransport {
                     listener.routes.remove(&peer);
                 }
                 self.counters.handshakes_failed += u64::from(!established);
+                if !established && let Some(from) = connection.ip {
+                    listener.failures.note(now(), from);
+                }
             }
             (Owner::Listener, None) => {}
             (Owner::Link(link), _) => {
@@ -472,6 +481,7 @@ impl Transport for NativeTransport {
             waker: self.woken.waker(Key::Accept).into(),
             routes: BTreeMap::new(),
             half_open: BTreeSet::new(),
+            failures: Failures::default(),
         });
         self.schedule(Key::Accept);
         Ok(bound)

@@ -26,6 +26,8 @@ pub(crate) const GROUP: &str = "workers";
 pub(crate) const COUNTER: &str = "counter";
 /// Written when nothing else is: whoever has seen it has seen everything.
 pub(crate) const LAST: &str = "last";
+/// Written by whoever has the lock.
+pub(crate) const FENCED: &str = "fenced";
 /// Two accounts, between which money moves and never gets more or less.
 const ACCOUNTS: [&str; 2] = ["bank/a", "bank/b"];
 const MONEY: i64 = 1_000;
@@ -286,7 +288,7 @@ impl Desk {
             };
             self.rest(500).await;
             let (token, fence) = (guard.token(), guard.fence().clone());
-            let written = kv.set("fenced", token.to_string()).fenced_by(&fence).await;
+            let written = kv.set(FENCED, token.to_string()).fenced_by(&fence).await;
             self.note("write under lock", &written, zmesh::kv::Error::effect);
             self.oracle.count(|counts| counts.locks += 1);
             drop(guard.release().await);

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use zmesh::{NodeId, kv};
 
 use crate::checker::{Action, Operation, Verdict, check};
-use crate::desk::LAST;
+use crate::desk::{FENCED, LAST};
 use crate::ending::Ending;
 use crate::trace::Trace;
 
@@ -32,6 +32,8 @@ struct State {
     written: BTreeSet<(Bytes, u64)>,
     /// What each watch saw.
     seen: BTreeMap<usize, Vec<(Bytes, u64)>>,
+    /// The last token that each watch saw.
+    tokens: BTreeMap<usize, u64>,
     /// The sums that additions have answered, and additions of which nothing is known.
     sums: BTreeSet<i64>,
     sums_lost: u64,
@@ -142,6 +144,19 @@ impl Oracle {
         drop(state);
         if event.revision < before {
             self.fail(format!("watch {watch} sees {} after {before}", event.revision));
+        }
+        if event.key == FENCED.as_bytes() {
+            self.token(watch, value);
+        }
+    }
+
+    /// What is written under a lock has the token of whoever had it: no earlier one comes later.
+    fn token(&self, watch: usize, value: Option<&Bytes>) {
+        let Some(value) = value else { return };
+        let token: u64 = std::str::from_utf8(value).expect("text").parse().expect("a number");
+        let before = self.state.lock().tokens.insert(watch, token).unwrap_or(0);
+        if token < before {
+            self.fail(format!("who had lock {token} has written after who had {before}"));
         }
     }
 

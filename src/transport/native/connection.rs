@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,8 @@ pub(super) struct Connection {
     /// Whether it is among those that have something to write.
     pub(super) unflushed: bool,
     pub(super) since: Instant,
+    /// Where the peer was when it came, if it is on a network.
+    pub(super) ip: Option<IpAddr>,
     stream: Stream,
     codec: Codec,
     waker: Waker,
@@ -114,6 +117,7 @@ impl Connection {
             full: false,
             unflushed: false,
             since: now,
+            ip: stream.ip(),
             stream,
             codec,
             waker,

@@ -3,6 +3,7 @@
 //! Shell. Invariant: the file of a Unix socket goes with the socket.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
@@ -50,6 +51,14 @@ impl Stream {
                 stream.peer_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string())
             }
             Self::Unix(_) => "unix".to_owned(),
+        }
+    }
+
+    /// Where the other end is, if it is on a network.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
         }
     }
 
