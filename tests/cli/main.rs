@@ -134,7 +134,7 @@ fn every_setting_of_serve_documents_its_default() {
     let (_, settings) = help.split_once("Node:").unwrap();
     let (settings, _) = settings.split_once("Global options:").unwrap();
     let options: Vec<_> = settings.split("\n      --").skip(1).collect();
-    assert_eq!(options.len(), 39, "options of serve");
+    assert_eq!(options.len(), 40, "options of serve");
     for option in options {
         // Lines are wrapped to the terminal, so a phrase may be split anywhere.
         let words: Vec<_> = option.split_whitespace().collect();

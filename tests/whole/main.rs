@@ -84,6 +84,21 @@ fn seeds_keep_every_promise() {
     });
 }
 
+/// Worlds in which something was wrong once. What it was has a test of its own, see docs/TESTING.md:
+/// a seed means another world whenever the code changes.
+const FOUND: [(u64, &str); 3] = [
+    (396, "a record was handed out whose time was up"),
+    (1_050, "a lost update of labels was never missed"),
+    (1_360, "a snapshot that could not be opened was called damaged"),
+];
+
+#[test]
+fn worlds_in_which_something_was_wrong_once() {
+    for (seed, what) in FOUND {
+        println!("seed {seed}, where {what}: {:?}", run(seed));
+    }
+}
+
 /// A failure that cannot be repeated cannot be understood.
 #[test]
 fn same_seed_sends_the_same_bytes() {
