@@ -100,9 +100,9 @@ async fn rolling_restart_costs_no_operation() {
     scene.end().await;
 }
 
-/// With few descriptors a cluster of three still serves, and whoever is turned away is told.
+/// With few descriptors and little memory a cluster of three still serves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_descriptors_are_enough_for_a_small_cluster() {
+async fn few_descriptors_and_little_memory_are_enough_for_a_small_cluster() {
     let needs = Needs { files_max: Some(64), ..Needs::default() };
     let mut scene = Scene::start("descriptors", needs).await;
     let leader = scene.leader().await;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use zmesh::{Clock, Node};
 
 use crate::desk::{CLIENTS, Desk};
-use crate::ending::{SERVICES, agree, ending, report};
+use crate::ending::{Ending, SERVICES, agree, ending, report};
 use crate::oracle::{Counts, Oracle};
 use crate::processes::Processes;
 use crate::trace::Trace;
@@ -103,11 +103,7 @@ impl Load {
         if tokio::time::timeout(PATIENCE, ended).await.is_err() {
             self.fail("a client still waits for an answer");
         }
-        let last = ending(self.nodes[0].clone(), self.trace.clone());
-        let Ok(last) = tokio::time::timeout(PATIENCE, last).await else {
-            report(self.nodes[0].clone(), self.trace.clone()).await;
-            self.fail("not everything is served again");
-        };
+        let last = self.everything_served().await;
         for service in SERVICES {
             match tokio::time::timeout(PATIENCE, agree(self.nodes[0].clone(), service)).await {
                 Ok(Ok(())) => {}
@@ -128,6 +124,23 @@ impl Load {
         self.keep_history();
         eprintln!("{}: {:?}", self.name, self.oracle.counts());
         self.oracle.counts()
+    }
+
+    /// Waits for the end as long as it comes nearer: after a long run the group has much to do.
+    async fn everything_served(&self) -> Ending {
+        let mut last = Box::pin(ending(self.nodes[0].clone(), self.trace.clone()));
+        let mut delivered = 0;
+        loop {
+            if let Ok(last) = tokio::time::timeout(PATIENCE, &mut last).await {
+                return last;
+            }
+            let now = self.oracle.counts().deliveries;
+            if now == delivered {
+                report(self.nodes[0].clone(), self.trace.clone()).await;
+                self.fail("not everything is served again");
+            }
+            delivered = now;
+        }
     }
 
     /// The history of the registers, for other checkers.

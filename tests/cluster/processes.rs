@@ -46,7 +46,8 @@ pub(crate) struct Processes {
     joining: BTreeSet<usize>,
     /// What each is run by, and in which namespace; none for here.
     namespaces: Vec<String>,
-    /// The most files that each may have open; none for what the system allows.
+    /// The most files that each may have open, and then it has a GiB of addresses, too; none for
+    /// what the system allows.
     pub(crate) files_max: Option<u32>,
 }
 
@@ -258,7 +259,7 @@ impl Processes {
         }
         let Some(files_max) = self.files_max else { return Command::new(zmesh) };
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {files_max}; exec \"$0\" \"$@\""), zmesh]);
+        shell.args(["-c", &format!("ulimit -n {files_max} -v 1048576; exec \"$0\" \"$@\""), zmesh]);
         shell
     }
 
