@@ -218,8 +218,9 @@ impl Client {
         }
     }
 
-    /// The server lost track of us, or we of it. We stay joined, since it is the same server until its welcome
-    /// says otherwise; this is no sign of life, or a server that never welcomes us would stay too.
+    /// The server lost track of us, or we of it. We stay joined, since it is the same server until
+    /// its welcome says otherwise; this is no sign of life, or a server that never welcomes us would
+    /// stay too.
     fn hello_again(&mut self, now: Time) {
         let recently = |at: Time| now.saturating_since(at) < self.heartbeat.ping_interval / 2;
         if self.server().is_some() && !self.greeted.as_ref().is_some_and(|(at, _)| recently(*at)) {

@@ -189,14 +189,12 @@ impl NativeTransport {
                 self.counters.accepted += 1;
                 let has_room = listener.routes.len() + listener.half_open.len() < ACCEPTED_MAX;
                 let keys = listener.keys.clone();
-                // Without keys a failure costs next to nothing.
-                let unheard = keys.is_some()
-                    && stream.ip().is_some_and(|from| !listener.failures.may_try(now(), from));
-                match keys.map(Curve::server).transpose() {
-                    Ok(curve) if has_room && !unheard => {
-                        self.open(stream, Owner::Listener, Role::Listener, curve);
-                    }
-                    Ok(_) | Err(_) => self.counters.handshakes_failed += 1,
+                let may_try = |from| listener.failures.may_try(now(), from);
+                // Without keys a failure costs next to nothing; with them the work begins here.
+                let is_heard = has_room && (keys.is_none() || stream.ip().is_none_or(may_try));
+                match is_heard.then(|| keys.map(Curve::server).transpose()) {
+                    Some(Ok(curve)) => self.open(stream, Owner::Listener, Role::Listener, curve),
+                    Some(Err(_)) | None => self.counters.handshakes_failed += 1,
                 }
             }
             // A want of descriptors lasts: the next look is the tick's, not a loop.

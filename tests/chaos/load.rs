@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use zmesh::replica::AckLevel;
 use zmesh::{Clock, Node};
 
 use crate::desk::{CLIENTS, Desk};
@@ -49,6 +50,7 @@ impl Load {
                 rng: rng.fork(),
                 stop: Arc::clone(&stop),
                 mutant: None,
+                level: AckLevel::Quorum,
                 echoing: Vec::new(),
                 values: Arc::clone(&values),
             };

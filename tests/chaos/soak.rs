@@ -1,10 +1,12 @@
 //! Messages by the ten thousand: each is delivered once, refused to its sender, or counted as
 //! dropped.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use zmesh::node::{Counters, Peer};
 use zmesh::presence::Heartbeat;
 use zmesh::route::Filter;
@@ -29,6 +31,8 @@ struct Pair {
     receiver: Node,
     line: Line,
     handled: Arc<AtomicU64>,
+    /// Messages that came a second time.
+    twice: Arc<AtomicU64>,
     taken: u64,
     refused: u64,
 }
@@ -40,9 +44,11 @@ impl Pair {
         let builder = Node::builder("receiver").heartbeat(heartbeat).gossip(false);
         let receiver = builder.bind("tcp://127.0.0.1:0").start().unwrap();
         let handled = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&handled);
+        let (twice, seen) = (Arc::new(AtomicU64::new(0)), Mutex::new(HashSet::new()));
+        let (count, again) = (Arc::clone(&handled), Arc::clone(&twice));
         let handle = move |_: Peer, (number, _): (u64, String)| {
             count.fetch_add(1, Ordering::Relaxed);
+            again.fetch_add(u64::from(!seen.lock().insert(number)), Ordering::Relaxed);
             async move {
                 if number.is_multiple_of(SLOW_EVERY) {
                     tokio::time::sleep(SLOW).await;
@@ -55,15 +61,16 @@ impl Pair {
         let builder = Node::builder("sender").heartbeat(heartbeat).gossip(false);
         let sender = builder.queue(1_000, 1 << 20).connect(line.address.clone()).start().unwrap();
         sender.wait_for_peers(&Filter::any(), 1, PATIENCE).await.unwrap();
-        Self { sender, receiver, line, handled, taken: 0, refused: 0 }
+        Self { sender, receiver, line, handled, twice, taken: 0, refused: 0 }
     }
 
     /// Sends so many in bursts, whatever becomes of them.
     async fn send(&mut self, messages: u64, rng: &mut fastrand::Rng) {
-        let (mut sent, payload) = (0_u64, "x".repeat(PAYLOAD_BYTES));
+        let (mut sent, payload) = (0, "x".repeat(PAYLOAD_BYTES));
         while sent < messages {
             for _ in 0..rng.u64(1..BURST) {
-                match self.sender.tick("receiver", "soak", &(sent, &payload)) {
+                let number = self.taken + self.refused;
+                match self.sender.tick("receiver", "soak", &(number, &payload)) {
                     Ok(()) => self.taken += 1,
                     Err(_) => self.refused += 1,
                 }
@@ -99,6 +106,7 @@ impl Pair {
             self.taken, self.refused
         );
         assert_eq!(handled + counted, self.taken);
+        assert_eq!(self.twice.load(Ordering::Relaxed), 0, "messages came twice");
     }
 }
 
@@ -138,6 +146,6 @@ async fn no_message_comes_twice_when_connections_break() {
         pair.send(1, &mut rng).await;
     }
     let handled = pair.handled.load(Ordering::Relaxed);
-    assert!(handled <= pair.taken, "{handled} of {} arrived", pair.taken);
+    assert_eq!(pair.twice.load(Ordering::Relaxed), 0, "messages came twice");
     eprintln!("{} taken, {handled} handled, {} counted", pair.taken, pair.counted());
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::task::JoinHandle;
+use zmesh::replica::{AckLevel, SyncMode};
 use zmesh::transport::memory::Station;
 use zmesh::{Node, Time};
 
@@ -40,6 +41,10 @@ impl Clients {
                 rng: rng.fork(),
                 stop: Arc::clone(&clients.stop),
                 mutant: site.plan.mutant,
+                level: match site.plan.sync {
+                    SyncMode::Always => AckLevel::Quorum,
+                    SyncMode::Interval(_) | SyncMode::Never => AckLevel::QuorumUnsynced,
+                },
                 echoing: site.members.iter().map(ToString::to_string).collect(),
                 values: Arc::clone(&values),
             };

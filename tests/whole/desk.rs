@@ -10,7 +10,7 @@ use bytes::Bytes;
 use zmesh::kv::{Condition, KeyRange, Kv, Operation};
 use zmesh::log::groups::{Group, GroupOptions};
 use zmesh::log::{Log, Record, Start};
-use zmesh::replica::Acks;
+use zmesh::replica::{AckLevel, Acks};
 use zmesh::{Effect, Node, NodeId};
 
 use crate::oracle::{Oracle, Span, Told};
@@ -44,6 +44,8 @@ pub(crate) struct Desk {
     pub(crate) rng: fastrand::Rng,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) mutant: Option<Mutant>,
+    /// What a quorum has when it acknowledges, as writes are synced here.
+    pub(crate) level: AckLevel,
     /// The nodes that answer an echo.
     pub(crate) echoing: Vec<String>,
     /// Makes values unique.
@@ -113,6 +115,13 @@ impl Desk {
         told
     }
 
+    /// An acknowledgement says what has happened, no more and no less.
+    fn claimed(&self, level: AckLevel) {
+        if level != self.level {
+            self.oracle.fail(format!("{level:?} is claimed, and it is {:?}", self.level));
+        }
+    }
+
     /// Reads and writes a few keys that everybody writes.
     async fn use_registers(mut self) {
         let kv = self.kv();
@@ -157,6 +166,7 @@ impl Desk {
             self.note("set", &written, zmesh::kv::Error::effect),
         );
         if let Ok(written) = written {
+            self.claimed(written.level);
             self.oracle.written(&name, written.revision, Some(&value));
         }
     }
@@ -209,6 +219,7 @@ impl Desk {
             let told = self.note("append", &appended, zmesh::log::Error::effect);
             match (appended, told) {
                 (Ok(appended), _) => {
+                    self.claimed(appended.level);
                     for (offset, value) in (appended.first..).zip(&values) {
                         self.oracle.appended(offset, value);
                     }
